@@ -1,0 +1,5 @@
+"""`python -m raydelt`."""
+
+from raydelt.cli import main
+
+main()

@@ -1,0 +1,264 @@
+"""The one wrapper over Ray: connecting, parallel tasks, actor pools, a shuffle, and progress.
+
+Work items are published files (`parts`) whose boundaries depend on the data alone, so results do not depend on how
+many tasks, actors or nodes there are. Arrow tables travel through the object store, which spills to disk; the driver
+sees counts and file names only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import ray
+import ray.data
+from ray.exceptions import RayTaskError
+
+from raydelt.config import Actors
+from raydelt.config import Cluster as ClusterSpec
+from raydelt.errors import InputError, RaydeltError, SpecError
+from raydelt.scorers.protocol import Reducer
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+R = TypeVar("R")
+S = TypeVar("S")
+
+TASK_RETRIES = 3
+STALL_SECONDS = 600
+# Ray Train takes one report per poll and worker; at its default of 2 s a short training waits more than it works.
+TRAIN_POLL_SECONDS = "0.2"
+
+
+@contextlib.contextmanager
+def connected(spec: ClusterSpec) -> Iterator[None]:
+    """Ray for the length of a run: the cluster that the spec or RAY_ADDRESS names, or one inside this process.
+
+    A Ray that was already initialised is used and left running.
+    """
+    _quiet()
+    if ray.is_initialized():
+        _settings()
+        yield
+        return
+    address = spec.address
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS", "local")
+    embedded = address == "local"
+    options: dict[str, Any] = {"address": address, "log_to_driver": bool(os.environ.get("RAYDELT_DEBUG"))}
+    if embedded:
+        options |= {
+            "num_cpus": spec.num_cpus,
+            "object_store_memory": spec.object_store_bytes,
+            "include_dashboard": False,
+            "_node_ip_address": "127.0.0.1",
+        }
+    try:
+        ray.init(logging_level=logging.ERROR, runtime_env={"env_vars": _worker_environment()}, **options)
+    except (ConnectionError, ValueError) as error:
+        raise InputError(
+            f"cluster.address {address!r} cannot be reached ({error}): check that Ray runs there"
+        ) from error
+    try:
+        _settings()
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _worker_environment() -> dict[str, str]:
+    """What workers need to import what the driver can, and to stay quiet."""
+    paths = [path for path in sys.path if path and os.path.isdir(path)]
+    return {"PYTHONPATH": os.pathsep.join(paths), "RAY_TRAIN_V2_ENABLED": "1"}
+
+
+def _quiet() -> None:
+    """Keep Ray's own chatter from a terminal that shows our lines; RAYDELT_DEBUG brings it back."""
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", TRAIN_POLL_SECONDS)
+    if os.environ.get("RAYDELT_DEBUG"):
+        return
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    for name in ("ray", "ray.data", "ray.train"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _settings() -> None:
+    """Ray Data settings of every run: progress bars on a terminal only, and no silent stall."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = sys.stderr.isatty()
+    context.execution_no_progress_timeout_s = STALL_SECONDS
+    context.enable_auto_log_stats = False
+
+
+def cpus() -> int:
+    """CPUs of the cluster, at least one."""
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
+def require(resource: str, amount: float, field: str) -> None:
+    """Fail at once where the cluster can never satisfy a request that Ray would wait for."""
+    there = ray.cluster_resources().get(resource, 0.0)
+    if amount > there:
+        raise SpecError(f"{field} asks for {amount:g} {resource} but the cluster has {there:g}: lower it or add nodes")
+
+
+def shared(function: Callable[..., Any], *args: Any, label: str) -> Any:
+    """A reference to `function(*args)`, computed by a task and kept in the object store for other tasks to read."""
+    return ray.remote(function).options(max_retries=TASK_RETRIES, name=label).remote(*args)
+
+
+@contextlib.contextmanager
+def plain_errors() -> Iterator[None]:
+    """Let an error that is meant for the user out of a task's or an actor's wrapping."""
+    try:
+        yield
+    except RaydeltError:
+        raise
+    except Exception as error:
+        cause = _user_error(error)
+        if cause is None:
+            raise
+        raise cause from None
+
+
+def _user_error(error: BaseException | None) -> RaydeltError | None:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, RaydeltError):
+            return type(error)(*error.args) if not isinstance(error, RayTaskError) else _copy(error)
+        error = getattr(error, "cause", None) or error.__cause__ or error.__context__
+    return None
+
+
+def _copy(error: BaseException) -> RaydeltError | None:
+    """The plain error inside Ray's class that derives from both RayTaskError and the error's own class."""
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(cause, RaydeltError) else None
+
+
+def parallel(
+    function: Callable[..., R], calls: Sequence[tuple[Any, ...]], *, label: str, num_cpus: float = 1.0
+) -> list[R]:
+    """Results of `function(*call)` as Ray tasks, in the order of the calls; object references are resolved by Ray.
+
+    At most four tasks per CPU are in flight, so a long list of calls costs no memory.
+    """
+    remote = ray.remote(function).options(num_cpus=num_cpus, max_retries=TASK_RETRIES, name=label)
+    results: list[Any] = [None] * len(calls)
+    waiting = iter(enumerate(calls))
+    flying: dict[Any, int] = {}
+    with plain_errors(), _progress(label, len(calls)) as advance:
+        for index, call in itertools.islice(waiting, 4 * cpus()):
+            flying[remote.remote(*call)] = index
+        while flying:
+            [done], _ = ray.wait(list(flying), num_returns=1)
+            results[flying.pop(done)] = ray.get(done)
+            advance()
+            for index, call in itertools.islice(waiting, 1):
+                flying[remote.remote(*call)] = index
+    return results
+
+
+def actor_map(
+    worker: type, items: Sequence[Mapping[str, Any]], *, options: Mapping[str, Any], actors: Actors, label: str
+) -> Iterator[dict[str, Any]]:
+    """Rows that `worker(**options)` returns for batches of one item each, from a Ray Data pool of actors.
+
+    The pool grows from `actors.min` to `actors.max` (default: as many as the CPUs carry); a killed actor is replaced
+    and its item done again.
+    """
+    if actors.num_gpus:
+        require("GPU", actors.num_gpus * actors.min, "cluster.actors.num_gpus x min")
+    require("CPU", actors.num_cpus * actors.min, "cluster.actors.num_cpus x min")
+    most = actors.max or max(actors.min, cpus())
+    pool = ray.data.ActorPoolStrategy(min_size=actors.min, max_size=max(actors.min, min(most, len(items))))
+    rows = ray.data.from_items([dict(item) for item in items], override_num_blocks=len(items))
+    rows.set_name(label)
+    scored = rows.map_batches(
+        worker,
+        batch_size=1,
+        batch_format="pyarrow",
+        compute=pool,
+        num_cpus=actors.num_cpus,
+        num_gpus=actors.num_gpus or None,
+        fn_constructor_kwargs=dict(options),
+    )
+    with plain_errors():
+        yield from scored.iter_rows()
+
+
+def reduce_parts(reducer: Reducer[S, R], read: Callable[[int], pa.RecordBatch], parts: int, *, label: str) -> R:
+    """`reducer` over all parts: one state per part as a task, merged in the order of the parts."""
+    total = reducer.zero()
+    for state in parallel(_state_of, [(reducer, read, index) for index in range(parts)], label=label):
+        total = reducer.merge(total, state)
+    return reducer.finish(total)
+
+
+def _state_of(reducer: Reducer[S, Any], read: Callable[[int], pa.RecordBatch], index: int) -> S:
+    return reducer.add(reducer.zero(), read(index))
+
+
+def shuffle(
+    inputs: Sequence[Any],
+    split: Callable[[Any, int], list[pa.Table]],
+    merge: Callable[[int, list[pa.Table]], R],
+    partitions: int,
+    *,
+    label: str,
+) -> list[R]:
+    """Every input is split into `partitions` tables by one task each; every partition is merged by one task.
+
+    `inputs` may be object references. The pieces of a partition arrive in the order of the inputs; a merge that must
+    not depend on the layout of its input sorts them. Memory of a task: one input, or one partition.
+    """
+    return parallel(_merge, _pieces(inputs, split, merge, partitions, label), label=label)
+
+
+def regroup(
+    inputs: Sequence[Any],
+    split: Callable[[Any, int], list[pa.Table]],
+    merge: Callable[[int, list[pa.Table]], pa.Table],
+    partitions: int,
+    *,
+    label: str,
+) -> list[Any]:
+    """A shuffle whose merged tables stay in the object store: references, one per partition, for a next step."""
+    merger = ray.remote(_merge).options(max_retries=TASK_RETRIES, name=label)
+    return [merger.remote(*call) for call in _pieces(inputs, split, merge, partitions, label)]
+
+
+def _pieces(inputs: Sequence[Any], split: Any, merge: Any, partitions: int, label: str) -> list[tuple[Any, ...]]:
+    splitter = ray.remote(_split).options(num_returns=partitions, max_retries=TASK_RETRIES, name=f"{label}: split")
+    rows = [splitter.remote(split, item, partitions) for item in inputs]
+    return [(merge, index, *(row if partitions == 1 else row[index] for row in rows)) for index in range(partitions)]
+
+
+def _split(split: Callable[[Any, int], list[pa.Table]], item: Any, partitions: int) -> Any:
+    pieces = split(item, partitions)
+    return pieces[0] if partitions == 1 else pieces
+
+
+def _merge(merge: Callable[[int, list[pa.Table]], R], index: int, *pieces: pa.Table) -> R:
+    return merge(index, list(pieces))
+
+
+@contextlib.contextmanager
+def _progress(label: str, total: int) -> Iterator[Callable[[], None]]:
+    """A bar on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(label, total=total)
+        yield lambda: progress.advance(task)

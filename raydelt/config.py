@@ -1,0 +1,419 @@
+"""RunConfig, the spec of a run: sections in the order of the flow, validated, with every unknown key refused.
+
+Only pydantic and yaml are imported here, so that the command line answers at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from raydelt.errors import SpecError
+from raydelt.scorers.registry import ScorerSpec, parse_scorer
+
+
+class Section(BaseModel):
+    """A part of the spec: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class HeldOut(Section):
+    """A split that is set apart: a share of the corpus (by hash of the group), or a source of its own."""
+
+    fraction: Fraction = 0.0
+    source: str | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> HeldOut:
+        if self.source is not None and self.fraction > 0:
+            raise ValueError("give either `fraction` or `source`, not both")
+        return self
+
+
+class LabelNoise(Section):
+    """Simulated noise on the training labels; the truth is kept for the report alone."""
+
+    kind: Literal["label_flip"] = "label_flip"
+    fraction: Fraction = 0.1
+
+
+class Corpus(Section):
+    """Where the examples come from, which columns matter, and how faults are dealt with."""
+
+    source: str | list[str]
+    format: Literal["auto", "parquet", "jsonl", "csv", "text"] = "auto"
+    id_column: str | None = None
+    group_column: str | None = None
+    label_column: str | None = None
+    label_from_folder: bool = False
+    feature_columns: list[str] | None = None
+    image_column: str | None = None
+    image_shape: list[Positive] | None = None
+    text_column: str | None = None
+    text_features: Positive = 1024
+    text_unit: Literal["file", "paragraph"] = "file"
+    classes: list[str] | None = None
+    standardize: bool = True
+    duplicates: Literal["drop", "keep", "error"] = "drop"
+    noise: LabelNoise | None = None
+    validation: HeldOut = HeldOut()
+    test: HeldOut = HeldOut(fraction=0.2)
+    error_budget: Fraction = 0.05
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _class_names(cls, value: Any) -> Any:
+        return [str(name) for name in value] if isinstance(value, list) else value
+
+    @field_validator("classes")
+    @classmethod
+    def _classes_differ(cls, value: list[str] | None) -> list[str] | None:
+        if value is not None and (len(set(value)) != len(value) or len(value) < 2):
+            raise ValueError("needs at least two different class names")
+        return value
+
+    @model_validator(mode="after")
+    def _columns_agree(self) -> Corpus:
+        given = [name for name in ("feature_columns", "image_column", "text_column") if getattr(self, name)]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} exclude each other: an example has one kind of content")
+        if self.label_from_folder and self.label_column:
+            raise ValueError("label_from_folder and label_column exclude each other")
+        if self.validation.fraction + self.test.fraction >= 1:
+            raise ValueError("validation.fraction and test.fraction leave nothing to train on")
+        return self
+
+    @property
+    def sources(self) -> list[str]:
+        return [self.source] if isinstance(self.source, str) else list(self.source)
+
+    @property
+    def labelled(self) -> bool:
+        return self.label_from_folder or self.label_column is not None or self.sources[0].startswith("builtin://")
+
+
+class Recipe(Section):
+    """How a model is trained: optimiser, batch size, and either epochs or steps."""
+
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    batch_size: Positive = 32
+    epochs: Positive | None = None
+    steps: Positive | None = None
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Recipe:
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError("give either `epochs` or `steps`, not both")
+        return self
+
+    def total_steps(self, examples: int, *, default_epochs: int = 30) -> int:
+        """Optimiser steps for a training set of this many examples."""
+        if self.steps is not None:
+            return self.steps
+        return (self.epochs or default_epochs) * -(-examples // self.batch_size)
+
+
+class ModelSpec(Section):
+    """The model that is trained and that scores: a network by name, or the user's own `module:function`.
+
+    A factory is called as `factory(input_shape, num_classes)` and returns a `torch.nn.Module` from features
+    [B, *input_shape] to logits [B, num_classes]. If the module has a method `fit(x, y)`, that trains it.
+    """
+
+    kind: Literal["classifier", "torch"] = "classifier"
+    network: Literal["logistic", "mlp", "cnn"] = "mlp"
+    hidden: list[Positive] = [64]
+    factory: str | None = None
+    checkpoint: str | None = None
+
+    @model_validator(mode="after")
+    def _factory_goes_with_torch(self) -> ModelSpec:
+        if (self.kind == "torch") != (self.factory is not None):
+            raise ValueError("`kind: torch` and `factory: module:function` go together")
+        if self.factory is not None and self.factory.count(":") != 1:
+            raise ValueError(f"factory {self.factory!r} must read `module:function`")
+        return self
+
+
+class Gate(Section):
+    """Examples whose component lies below the bar rank below all that pass."""
+
+    component: str = "consistency"
+    at_least: float = 0.5
+
+
+class Dynamic(Section):
+    """Weights that follow recent progress: `article` is the step rule, `smooth` the blended one."""
+
+    mode: Literal["article", "smooth"] = "smooth"
+    window: Positive = 3
+    threshold: float = 0.01
+    history: list[float] | None = None
+
+
+class Combine(Section):
+    """How the stored components become one score: weights, normalisation, gate, dynamic weights."""
+
+    weights: dict[str, Annotated[float, Field(ge=0)]] = {"difficulty": 1.0}
+    normalise: Literal["ecdf", "raw", "z", "robust"] = "ecdf"
+    gate: Gate | None = Gate()
+    dynamic: Dynamic | None = None
+
+    @field_validator("weights")
+    @classmethod
+    def _some_weight(cls, value: dict[str, float]) -> dict[str, float]:
+        if not value or sum(value.values()) <= 0:
+            raise ValueError("needs at least one component with a weight above 0")
+        return value
+
+
+class Rank(Section):
+    """Cross-fitting of the proxies (`folding_sort`) or the spec's own checkpoint (`score`), and the combination."""
+
+    method: Literal["folding_sort", "score"] = "folding_sort"
+    folds: Annotated[int, Field(ge=2)] = 5
+    rounds: Positive = 3
+    proxy: Recipe = Recipe()
+    max_proxy_examples: Positive = 200_000
+    combine: Combine = Combine()
+
+
+class Quotas(Section):
+    """How the kept examples are shared among the classes."""
+
+    share: Literal["proportional", "balanced"] = "proportional"
+    at_least: Annotated[int, Field(ge=0)] = 0
+
+
+class Select(Section):
+    """How many of the ranked examples are kept: a share, a number, or all above a score."""
+
+    method: Literal["ratio", "top_k", "threshold"] = "ratio"
+    value: float = 0.3
+    quotas: Quotas | None = None
+
+    @model_validator(mode="after")
+    def _value_fits(self) -> Select:
+        if self.method == "ratio" and not 0 < self.value <= 1:
+            raise ValueError(f"value {self.value} must lie in (0, 1] when method is ratio, for example 0.3")
+        if self.method == "top_k" and (self.value < 1 or self.value != int(self.value)):
+            raise ValueError(f"value {self.value} must be a whole number of at least 1 when method is top_k")
+        if self.method == "threshold" and self.quotas is not None:
+            raise ValueError("quotas need method ratio or top_k: a threshold fixes no number to share")
+        return self
+
+
+class Order(Section):
+    """The order of the selected examples within an epoch; later epochs repeat it or reshuffle."""
+
+    method: Literal["folding", "sorted", "shuffled"] = "folding"
+    layers: Positive = 3
+    later_epochs: Literal["same", "shuffled"] = "shuffled"
+
+
+class Train(Section):
+    """Final training with Ray Train: the selection and its baselines, at equal optimiser steps, over several seeds."""
+
+    workers: Positive = 1
+    recipe: Recipe = Recipe()
+    baselines: list[Literal["random", "full"]] = ["random", "full"]
+    seeds: list[int] = [0, 1, 2, 3, 4]
+    checkpoint_every: Positive = 200
+    max_failures: Annotated[int, Field(ge=0)] = 3
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_differ(cls, value: list[int]) -> list[int]:
+        if not value or len(set(value)) != len(value):
+            raise ValueError("needs at least one seed, each once")
+        return value
+
+
+class Report(Section):
+    """The report page."""
+
+    html: bool = True
+
+
+class Actors(Section):
+    """The pool of scoring actors."""
+
+    min: Positive = 1
+    max: Positive | None = None
+    num_cpus: Annotated[float, Field(gt=0)] = 0.5
+    num_gpus: Annotated[float, Field(ge=0)] = 0.0
+
+    @model_validator(mode="after")
+    def _min_below_max(self) -> Actors:
+        if self.max is not None and self.max < self.min:
+            raise ValueError(f"max {self.max} is below min {self.min}")
+        return self
+
+
+class Cluster(Section):
+    """Which Ray to use: `auto` joins the one that RAY_ADDRESS names, else starts one inside this process."""
+
+    address: str = "auto"
+    num_cpus: Positive | None = None
+    object_store_bytes: Positive | None = None
+    actors: Actors = Actors()
+
+
+class RunConfig(Section):
+    """The whole spec of a run."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    seed: int = 7
+    corpus: Corpus
+    model: ModelSpec = ModelSpec()
+    score: list[ScorerSpec] = [
+        parse_scorer({"kind": kind}) for kind in ("difficulty", "consistency", "diversity", "grad_norm")
+    ]
+    rank: Rank = Rank()
+    select: Select = Select()
+    order: Order = Order()
+    train: Train = Train()
+    report: Report = Report()
+    output: str
+    cluster: Cluster = Cluster()
+
+    @field_validator("score")
+    @classmethod
+    def _scorers_differ(cls, value: list[ScorerSpec]) -> list[ScorerSpec]:
+        columns = [column for spec in value for column in spec.build().columns]
+        twice = sorted({column for column in columns if columns.count(column) > 1})
+        if not value or twice:
+            raise ValueError(f"needs at least one scorer, and no column twice (twice: {', '.join(twice) or 'none'})")
+        return value
+
+    @model_validator(mode="after")
+    def _components_exist(self) -> RunConfig:
+        columns = [column for spec in self.score for column in spec.build().columns]
+        wanted = {f"rank.combine.weights.{name}": name for name in self.rank.combine.weights}
+        if self.rank.combine.gate is not None:
+            wanted["rank.combine.gate.component"] = self.rank.combine.gate.component
+        for field, name in wanted.items():
+            if name not in columns:
+                near = difflib.get_close_matches(name, columns, 1)
+                hint = f"did you mean {near[0]!r}?" if near else f"the scorers give {', '.join(columns)}"
+                raise ValueError(f"{field}: no scorer of this spec gives the component {name!r}: {hint}")
+        return self
+
+    def resolved(self) -> dict[str, Any]:
+        """The spec with every default filled in, as plain data."""
+        return self.model_dump(mode="json")
+
+
+def load(path: str | Path, overrides: list[str] | None = None) -> RunConfig:
+    """Read a YAML spec, apply `a.b=value` overrides, and validate it.
+
+    Raises:
+        SpecError: the file is missing, is no YAML mapping, or a field is wrong (field, value and cure are named).
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise SpecError(f"spec {str(path)!r} does not exist: check the path") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"spec {str(path)!r} cannot be read ({error})") from error
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SpecError(f"spec {str(path)!r} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise SpecError(f"spec {str(path)!r} must be a mapping of sections (name, corpus, score, …, output)")
+    for override in overrides or []:
+        _apply(raw, override)
+    return validate(raw, origin=str(path))
+
+
+def validate(raw: dict[str, Any], *, origin: str = "spec") -> RunConfig:
+    """A RunConfig from plain data, with pydantic's findings told in one sentence each."""
+    try:
+        return RunConfig.model_validate(raw)
+    except ValidationError as error:
+        raise SpecError(f"{origin}: " + "; ".join(_sentence(item) for item in error.errors())) from error
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise SpecError(f"override {override!r} must read `section.field=value`")
+    *parents, leaf = key.split(".")
+    target: Any = raw
+    for name in parents:
+        if isinstance(target, list):
+            target = target[_index(name, target, override)]
+            continue
+        if target.get(name) is None:
+            target[name] = {}
+        target = target[name]
+        if not isinstance(target, dict | list):
+            raise SpecError(f"override {override!r}: {name!r} is a value, not a section")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SpecError(f"override {override!r}: the value is not valid YAML") from error
+    if isinstance(target, list):
+        target[_index(leaf, target, override)] = value
+    else:
+        target[leaf] = value
+
+
+def _index(name: str, target: list[Any], override: str) -> int:
+    if not name.isdigit() or int(name) >= len(target):
+        raise SpecError(f"override {override!r}: {name!r} is no index of a list of {len(target)}")
+    return int(name)
+
+
+def _sentence(item: Any) -> str:
+    """One finding of pydantic as `field: fault (got value): cure`."""
+    where = ".".join(str(part) for part in item["loc"])
+    message = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "extra_forbidden":
+        known = _fields_at(item["loc"][:-1])
+        near = difflib.get_close_matches(str(item["loc"][-1]), known, 1)
+        cure = f"did you mean {near[0]!r}?" if near else f"known keys are {', '.join(known)}"
+        return f"{where}: unknown key: {cure}"
+    if item["type"] == "missing":
+        return f"{where}: missing: add it to the spec"
+    got = item["input"]
+    shown = "" if isinstance(got, dict | list | BaseModel) else f" (got {got!r})"
+    return f"{where}: {message}{shown}" if where else f"{message}{shown}"
+
+
+T = TypeVar("T", bound=BaseModel)
+
+
+def _fields_at(location: tuple[int | str, ...]) -> list[str]:
+    """The keys that the section at this location takes; empty where it is no section."""
+    model: Any = RunConfig
+    for part in location:
+        field = getattr(model, "model_fields", {}).get(part)
+        if field is None:
+            return []
+        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+    return sorted(getattr(model, "model_fields", {}))
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of a spec, with the settings of every built-in scorer."""
+    from raydelt.scorers.registry import BUILT_IN, config_class
+
+    schema = RunConfig.model_json_schema()
+    kinds = {kind: config_class(kind).model_json_schema() for kind in BUILT_IN}
+    schema["$defs"] |= {f"score_{kind}": kind_schema for kind, kind_schema in kinds.items()}
+    schema["properties"]["score"]["items"] = {"anyOf": [{"$ref": f"#/$defs/score_{kind}"} for kind in kinds]}
+    return schema

@@ -1,0 +1,1 @@
+"""Reading a corpus: sources, formats, canonical examples with ids, splits, quarantine."""

@@ -1,0 +1,326 @@
+"""The corpus stage: read every source through Ray Data, give ids, set splits apart, and put the examples in id order.
+
+Rows are partitioned by draw key (a hash of the id) into P parts, P a function of their number and size alone, and
+sorted by key within each part. So the same examples give the same parts whatever the files, blocks or row order were;
+duplicates meet in one part; later stages work part by part and get the same batches everywhere; and any prefix of the
+parts is a uniform random sample. Cost: one pass over the sources and one shuffle; memory of a task: one part.
+
+Counts reconcile: read = corpus + validation + test + duplicates + overlap + quarantined.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray.data
+import xxhash
+
+from raydelt import cluster
+from raydelt.config import Corpus
+from raydelt.corpus.canonical import Layout, canonical, probe
+from raydelt.corpus.sources import Item, expand
+from raydelt.errors import ErrorBudgetExceeded, InputError
+from raydelt.examples import QUARANTINE_SCHEMA, column_of, corpus_schema, uniform
+from raydelt.storage import Manifest, Part, Stage, fingerprint
+
+log = logging.getLogger(__name__)
+
+ROWS_PER_PART = 65_536
+BYTES_PER_PART = 64 << 20
+LEAST_PARTS = 16
+ROWS_FOR_MORE_PARTS = 128
+
+
+def partitions(rows: int, size: int) -> int:
+    """Number of parts for a corpus: small enough to hold, enough to share out, and no function of the cluster."""
+    share = min(LEAST_PARTS, -(-rows // ROWS_FOR_MORE_PARTS))
+    return max(1, share, -(-rows // ROWS_PER_PART), -(-size // BYTES_PER_PART))
+
+
+def read_corpus(corpus: Corpus, stage: Stage, *, seed: int) -> Manifest:
+    """Read, validate, split and publish the corpus.
+
+    Raises:
+        InputError: nothing readable, no example left, duplicates where the spec forbids them, or a single class.
+        ErrorBudgetExceeded: more rows or files are bad than `corpus.error_budget` allows.
+    """
+    items = expand(corpus)
+    layout = probe(items, corpus)
+    blocks = _read(items, corpus, layout)
+    tally = _Tally.sum(cluster.parallel(_tally, [(block,) for block in blocks], label="corpus: count"))
+    _check_budget(tally, len({item.path for item in items}), corpus)
+    classes = _classes(tally, corpus)
+    count = partitions(tally.good, tally.bytes)
+    finish = functools.partial(_finish_part, stage, corpus, layout, classes, seed)
+    done = cluster.shuffle(blocks, _split_by_key, finish, count, label="corpus: shuffle")
+    bad = cluster.parallel(_write_quarantine, [(stage, i, block) for i, block in enumerate(blocks)], label="quarantine")
+    facts = _facts(done, tally, layout, classes)
+    _check_result(facts, corpus)
+    return stage.publish(
+        [part.corpus for part in done if part.corpus.rows],
+        facts,
+        {
+            "validation": [part.validation for part in done if part.validation.rows],
+            "test": [part.test for part in done if part.test.rows],
+            "quarantine": [part for part in [*bad, *(p.quarantine for p in done)] if part.rows],
+        },
+    )
+
+
+def _read(items: Sequence[Item], corpus: Corpus, layout: Layout) -> list[Any]:
+    """Canonical rows of all items as blocks in the object store."""
+    listed = [{"index": index} for index in range(len(items))]
+    rows = ray.data.from_items(listed, override_num_blocks=len(items))
+    rows.set_name("corpus")
+
+    def canonical_rows(batch: pa.Table) -> Iterator[pa.Table]:
+        for index in batch.column("index").to_pylist():
+            yield from canonical(items[index], corpus, layout)
+
+    with cluster.plain_errors():
+        read = rows.map_batches(canonical_rows, batch_size=1, batch_format="pyarrow", max_retries=cluster.TASK_RETRIES)
+        return list(read.materialize().to_arrow_refs())
+
+
+@dataclass(frozen=True)
+class _Tally:
+    """Counts over canonical rows."""
+
+    good: int
+    bytes: int
+    bad_rows: int
+    bad_files: int
+    labels: Counter[str]
+    example: tuple[str, int | None, str] | None
+
+    @staticmethod
+    def sum(parts: Sequence[_Tally]) -> _Tally:
+        return _Tally(
+            sum(p.good for p in parts),
+            sum(p.bytes for p in parts),
+            sum(p.bad_rows for p in parts),
+            sum(p.bad_files for p in parts),
+            sum((p.labels for p in parts), Counter[str]()),
+            min((p.example for p in parts if p.example is not None), key=str, default=None),
+        )
+
+
+def _tally(block: pa.Table) -> _Tally:
+    bad = block.filter(block["reason"].is_valid())
+    good = block.filter(block["reason"].is_null())
+    counts = pc.value_counts(good["label_name"].combine_chunks())
+    labels = {str(entry["values"]): entry["counts"].as_py() for entry in counts if entry["values"].is_valid}
+    first = bad.slice(0, 1).to_pylist()
+    return _Tally(
+        good.num_rows,
+        good.nbytes,
+        pc.sum(bad["row"].is_valid()).as_py() or 0,
+        pc.sum(bad["row"].is_null()).as_py() or 0,
+        Counter(labels),
+        (first[0]["source_file"], first[0]["row"], first[0]["reason"]) if first else None,
+    )
+
+
+def _check_budget(tally: _Tally, files: int, corpus: Corpus) -> None:
+    rows = tally.good + tally.bad_rows
+    share = max(tally.bad_rows / max(rows, 1), tally.bad_files / max(files, 1))
+    if tally.example is not None and share > corpus.error_budget:
+        file, row, reason = tally.example
+        where = file if row is None else f"{file} row {row}"
+        raise ErrorBudgetExceeded(
+            f"{tally.bad_rows} of {rows} rows and {tally.bad_files} of {files} files are bad, more than "
+            f"corpus.error_budget {corpus.error_budget:g} allows; the first: {where}: {reason}. "
+            "Mend the input or raise the budget"
+        )
+
+
+def _classes(tally: _Tally, corpus: Corpus) -> list[str]:
+    """The class names in the order of their indices: as the spec lists them, else sorted (numbers as numbers)."""
+    if not corpus.labelled:
+        return []
+    found = sorted(tally.labels, key=lambda name: (0, int(name), name) if _is_int(name) else (1, 0, name))
+    if len(found) < 2:
+        raise InputError(
+            f"corpus.label_column {corpus.label_column!r} holds {len(found)} class(es) ({', '.join(found) or 'none'}): "
+            "a classifier needs at least two"
+        )
+    return corpus.classes or found
+
+
+def _is_int(name: str) -> bool:
+    return name.lstrip("-").isdecimal()
+
+
+def _split_by_key(block: pa.Table, count: int) -> list[pa.Table]:
+    good = block.filter(block["reason"].is_null())
+    part = ((column_of(good, "draw_key").astype(np.uint64) >> np.uint64(32)) * np.uint64(count)) >> np.uint64(32)
+    return [good.filter(pa.array(part == index)) for index in range(count)]
+
+
+@dataclass(frozen=True)
+class _DonePart:
+    """One finished part: its files and counts."""
+
+    corpus: Part
+    validation: Part
+    test: Part
+    quarantine: Part
+    content: str
+    counts: Counter[str]
+    per_class: Counter[int]
+
+
+def _finish_part(
+    stage: Stage, corpus: Corpus, layout: Layout, classes: list[str], seed: int, index: int, pieces: list[pa.Table]
+) -> _DonePart:
+    """Sort one part by id, settle duplicates, set splits apart, flip labels as the spec says, write the files."""
+    rows = pa.concat_tables(pieces).sort_by(
+        [(name, "ascending") for name in ("draw_key", "example_id", "group_key", "label_name", "source_file", "row")]
+    )
+    rows, duplicates, conflicts = _settle_duplicates(rows, corpus)
+    rows, overlap = _assign_splits(rows, corpus, seed)
+    written = {}
+    for split in ("corpus", "validation", "test"):
+        own = rows.filter(pc.equal(rows["split"], split))
+        table = _corpus_table(own, corpus, layout, classes, seed, noisy=split == "corpus")
+        kind = "part" if split == "corpus" else split
+        written[split] = (stage.run.write_table(stage.file(kind, index), table), table)
+    quarantine = stage.run.write_table(stage.file("part-duplicate-id", index, folder="quarantine"), conflicts)
+    train = written["corpus"][1]
+    flipped = pc.sum(pc.not_equal(train["label"], train["label_clean"])).as_py() or 0 if classes else 0
+    return _DonePart(
+        written["corpus"][0],
+        written["validation"][0],
+        written["test"][0],
+        quarantine,
+        _content(train),
+        Counter(duplicates=duplicates, conflicts=conflicts.num_rows, overlap=overlap, flipped=flipped),
+        Counter(train["label"].drop_null().to_pylist()),
+    )
+
+
+def _settle_duplicates(rows: pa.Table, corpus: Corpus) -> tuple[pa.Table, int, pa.Table]:
+    """Rows with unique ids, the number of duplicates, and rows whose user key stands for different content."""
+    n = rows.num_rows
+    ids = rows["example_id"].to_pylist()
+    groups, labels = rows["group_key"].to_pylist(), rows["label_name"].to_pylist()
+    keep, conflict, new_ids, duplicates = [], [], [], 0
+    first = 0
+    for i in range(n):
+        if i == 0 or ids[i] != ids[first]:
+            first, copies = i, 0
+            keep.append(i)
+            new_ids.append(ids[i])
+        elif (groups[i], labels[i]) != (groups[first], labels[first]):
+            conflict.append(i)
+        else:
+            duplicates += 1
+            if corpus.duplicates == "keep":
+                copies += 1
+                keep.append(i)
+                new_ids.append(f"{ids[i]}-{copies}")
+    kept = rows.take(pa.array(keep, pa.int64()))
+    kept = kept.set_column(kept.schema.get_field_index("example_id"), "example_id", pa.array(new_ids, pa.string()))
+    clash = rows.take(pa.array(conflict, pa.int64()))
+    reasons = [f"key {key!r} of corpus.id_column also stands for other content" for key in clash["example_id"].to_pylist()]
+    quarantined = pa.table(
+        [clash["source_file"], clash["row"], pa.array(reasons, pa.string()), clash["example_id"]],
+        schema=QUARANTINE_SCHEMA,
+    )
+    return kept, duplicates, quarantined
+
+
+def _assign_splits(rows: pa.Table, corpus: Corpus, seed: int) -> tuple[pa.Table, int]:
+    """Set `split` by hash of the group; drop training rows whose group also stands in a held-out source."""
+    split = column_of(rows, "split").astype(object)
+    own = split == "corpus"
+    u = uniform(column_of(rows, "group_key").astype(np.uint64), seed, "split")
+    split[own & (u < corpus.test.fraction)] = "test"
+    upper = corpus.test.fraction + corpus.validation.fraction
+    split[own & (u >= corpus.test.fraction) & (u < upper)] = "validation"
+    return rows.set_column(rows.schema.get_field_index("split"), "split", pa.array(split, pa.string())), 0
+
+
+def _corpus_table(
+    rows: pa.Table, corpus: Corpus, layout: Layout, classes: list[str], seed: int, *, noisy: bool
+) -> pa.Table:
+    clean = pc.index_in(rows["label_name"], pa.array(classes, pa.string())).combine_chunks()
+    label = clean
+    if noisy and corpus.noise is not None and classes:
+        keys = column_of(rows, "draw_key").astype(np.uint64)
+        flip = uniform(keys, seed, "label_flip") < corpus.noise.fraction
+        step = 1 + np.floor(uniform(keys, seed, "label_flip", "to") * (len(classes) - 1)).astype(np.int32)
+        known = column_of(rows.append_column("clean", clean), "clean")
+        label = pa.array(np.where(flip, (known + step) % len(classes), known).astype(np.int32))
+    return pa.table(
+        [
+            rows["example_id"],
+            rows["draw_key"],
+            rows["group_key"],
+            rows["x"],
+            label,
+            clean,
+            rows["source_file"],
+            rows["row"],
+        ],
+        schema=corpus_schema(layout.width),
+    )
+
+
+def _content(table: pa.Table) -> str:
+    """Identifies what later stages read of a part: ids, features and labels, not where they came from."""
+    digest = xxhash.xxh3_128()
+    digest.update("\n".join(table["example_id"].to_pylist()).encode())
+    for name in ("x", "label"):
+        column = table[name].combine_chunks()
+        values = column.flatten() if name == "x" else column.fill_null(-1)
+        digest.update(np.ascontiguousarray(values.to_numpy(zero_copy_only=False)).tobytes())
+    return digest.hexdigest()
+
+
+def _write_quarantine(stage: Stage, index: int, block: pa.Table) -> Part:
+    bad = block.filter(block["reason"].is_valid())
+    table = bad.select(["source_file", "row", "reason", "payload_digest"]).cast(QUARANTINE_SCHEMA)
+    return stage.run.write_table(stage.file("part-corpus", index, folder="quarantine"), table)
+
+
+def _facts(done: Sequence[_DonePart], tally: _Tally, layout: Layout, classes: list[str]) -> dict[str, Any]:
+    counts = sum((part.counts for part in done), Counter[str]())
+    per_class = sum((part.per_class for part in done), Counter[int]())
+    return {
+        "read": tally.good + tally.bad_rows,
+        "corpus": sum(part.corpus.rows for part in done),
+        "validation": sum(part.validation.rows for part in done),
+        "test": sum(part.test.rows for part in done),
+        "duplicates": counts["duplicates"],
+        "overlap": counts["overlap"],
+        "quarantined": tally.bad_rows + counts["conflicts"],
+        "bad_files": tally.bad_files,
+        "flipped": counts["flipped"],
+        "classes": classes,
+        "per_class": [per_class[index] for index in range(len(classes))],
+        "input_shape": list(layout.input_shape),
+        "width": layout.width,
+        "content": fingerprint([part.content for part in done]),
+    }
+
+
+def _check_result(facts: dict[str, Any], corpus: Corpus) -> None:
+    if facts["corpus"] == 0:
+        raise InputError(
+            f"corpus.source {corpus.source!r} leaves no example to score ({facts['read']} rows read, "
+            f"{facts['quarantined']} quarantined): check the columns and the held-out fractions"
+        )
+    if corpus.duplicates == "error" and facts["duplicates"]:
+        raise InputError(
+            f"corpus.duplicates is 'error' and {facts['duplicates']} rows are duplicates: "
+            "remove them, or say drop or keep"
+        )

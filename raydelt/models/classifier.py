@@ -1,0 +1,232 @@
+"""Classifiers: networks by name or from the user's own factory, standardisation, fitting, safetensors in and out.
+
+A `Classifier` is a module from raw features [B, width] to logits [B, C]. It standardises by the mean and spread of its
+own training data, which it keeps as buffers, so a saved model carries them. The features of an example are the inputs
+of the last linear layer.
+
+Cost: one forward and backward pass per step. Caution: on a CPU, results are reproducible bit by bit only with the same
+number of threads; workers use one.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any, cast
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import nn
+
+from raydelt.config import ModelSpec, Recipe
+from raydelt.errors import InputError, SpecError
+from raydelt.examples import UInt64Array, shuffled
+from raydelt.scorers.protocol import Array
+
+
+class Classifier(nn.Module):
+    """A network behind its standardisation: raw features [B, width] to logits [B, num_classes]."""
+
+    mean: torch.Tensor
+    scale: torch.Tensor
+
+    def __init__(self, network: nn.Module, input_shape: Sequence[int], num_classes: int) -> None:
+        super().__init__()
+        self.network = network
+        self.input_shape = tuple(input_shape)
+        self.num_classes = num_classes
+        self.register_buffer("mean", torch.zeros(prod(self.input_shape)))
+        self.register_buffer("scale", torch.ones(prod(self.input_shape)))
+
+    def standardise(self, x: torch.Tensor) -> torch.Tensor:
+        """Raw features [B, width] to standardised ones [B, *input_shape]."""
+        return ((x - self.mean) / self.scale).reshape(-1, *self.input_shape)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.network(self.standardise(x))
+        return logits
+
+    def set_standardisation(self, mean: Array, scale: Array) -> None:
+        """Take the mean [width] and spread [width] of the training data."""
+        self.mean.copy_(torch.from_numpy(np.asarray(mean, np.float32)))
+        self.scale.copy_(torch.from_numpy(np.asarray(scale, np.float32)))
+
+    @property
+    def last_linear(self) -> nn.Linear:
+        """The layer that gives the logits.
+
+        Raises:
+            SpecError: the network has no linear layer with one output per class.
+        """
+        heads = [m for m in self.network.modules() if isinstance(m, nn.Linear) and m.out_features == self.num_classes]
+        if not heads:
+            raise SpecError(
+                f"model {type(self.network).__name__} has no nn.Linear with {self.num_classes} outputs: "
+                "last-layer features need one (drop the scorer grad_norm, or end the network in nn.Linear)"
+            )
+        return heads[-1]
+
+    @torch.inference_mode()
+    def predict(self, x: Array, *, features: bool = False) -> Array:
+        """Logits [B, C] of raw features [B, width], or the inputs [B, d] of the last linear layer; in eval mode."""
+        self.eval()
+        inputs = torch.from_numpy(np.array(x, np.float32)).to(self.mean.device)
+        if not features:
+            return cast(Array, self(inputs).float().cpu().numpy())
+        caught: list[torch.Tensor] = []
+        hook = self.last_linear.register_forward_pre_hook(lambda _, args: caught.append(args[0]))
+        try:
+            self(inputs)
+        finally:
+            hook.remove()
+        return cast(Array, caught[-1].float().cpu().numpy())
+
+
+def build(spec: ModelSpec, input_shape: Sequence[int], num_classes: int, *, seed: int) -> Classifier:
+    """A freshly initialised classifier; the same seed gives the same weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed % 2**63)
+        network = _NETWORKS[spec.network](spec, tuple(input_shape), num_classes) if spec.factory is None else None
+        if network is None:
+            network = load_factory(cast(str, spec.factory))(tuple(input_shape), num_classes)
+    if not isinstance(network, nn.Module):
+        raise SpecError(f"model.factory {spec.factory!r} returned {type(network).__name__}: it must return a torch module")
+    return Classifier(network, input_shape, num_classes)
+
+
+def load_factory(target: str) -> Callable[..., Any]:
+    """The function that `module:function` names."""
+    module, _, name = target.partition(":")
+    try:
+        return cast(Callable[..., Any], getattr(importlib.import_module(module), name))
+    except (ImportError, AttributeError) as error:
+        raise SpecError(f"model.factory {target!r} cannot be loaded ({error}): check `module:function`") from error
+
+
+def _logistic(spec: ModelSpec, shape: tuple[int, ...], classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(prod(shape), classes))
+
+
+def _mlp(spec: ModelSpec, shape: tuple[int, ...], classes: int) -> nn.Module:
+    widths = [prod(shape), *spec.hidden]
+    layers: list[nn.Module] = [nn.Flatten()]
+    for before, after in zip(widths, widths[1:], strict=False):
+        layers += [nn.Linear(before, after), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(widths[-1], classes))
+
+
+def _cnn(spec: ModelSpec, shape: tuple[int, ...], classes: int) -> nn.Module:
+    if len(shape) != 3 or min(shape[1:]) < 4:
+        raise SpecError(
+            f"model.network 'cnn' needs images of at least 4 x 4, but the features have shape {list(shape)}: "
+            "set corpus.image_shape to [channels, height, width], or use mlp"
+        )
+    return nn.Sequential(
+        nn.Conv2d(shape[0], 16, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(16, 32, 3, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(128, spec.hidden[0]),
+        nn.ReLU(),
+        nn.Linear(spec.hidden[0], classes),
+    )
+
+
+_NETWORKS: dict[str, Callable[[ModelSpec, tuple[int, ...], int], nn.Module]] = {
+    "logistic": _logistic,
+    "mlp": _mlp,
+    "cnn": _cnn,
+}
+
+
+def optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """The optimiser that a recipe names, over all parameters of the model."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
+    kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
+    return kind(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
+
+
+def fit(
+    model: Classifier,
+    x: Array,
+    y: Array,
+    keys: UInt64Array,
+    *,
+    recipe: Recipe,
+    seed: int,
+    after_epoch: Callable[[int], None] | None = None,
+) -> None:
+    """Train in place on features [n, width] with labels [n]; the order of the batches follows from (seed, keys)."""
+    own_fit = getattr(model.network, "fit", None)
+    inputs, labels = torch.from_numpy(np.array(x, np.float32)), torch.from_numpy(np.array(y, np.int64))
+    if own_fit is not None:
+        own_fit(model.standardise(inputs), labels)
+        return
+    optimiser = optimizer(model, recipe)
+    remaining, epoch = recipe.total_steps(len(x)), 0
+    model.train()
+    while remaining > 0:
+        order = torch.from_numpy(shuffled(keys, seed, "epoch", epoch))
+        for batch in order.split(recipe.batch_size)[:remaining]:
+            optimiser.zero_grad(set_to_none=True)
+            loss = nn.functional.cross_entropy(model(inputs[batch]), labels[batch])
+            loss.backward()
+            optimiser.step()
+            remaining -= 1
+        if after_epoch is not None:
+            after_epoch(epoch)
+            model.train()
+        epoch += 1
+    if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
+        raise InputError(f"training diverged (lr {recipe.lr}): parameters are not finite; lower the learning rate")
+
+
+def dump(model: Classifier) -> bytes:
+    """The model's weights and standardisation as safetensors."""
+    return safetensors.torch.save({name: tensor.contiguous() for name, tensor in model.state_dict().items()})
+
+
+def restore(model: Classifier, data: bytes, *, origin: str) -> Classifier:
+    """Load safetensors into a model of the same architecture.
+
+    Raises:
+        InputError: the bytes are no safetensors, or tensors are missing, left over or of another shape.
+    """
+    try:
+        model.load_state_dict(safetensors.torch.load(data))
+    except Exception as error:
+        raise InputError(
+            f"checkpoint {origin} does not fit the model of the spec ({' '.join(str(error).split())}): "
+            "use a safetensors file of the same architecture"
+        ) from error
+    return model
+
+
+def read_checkpoint(path: str) -> bytes:
+    """The bytes of `model.safetensors`, given its path or that of the folder it lies in (local or URL).
+
+    Raises:
+        InputError: there is no such file, or it is a pickle.
+    """
+    import fsspec
+
+    if path.endswith((".pt", ".pth", ".bin", ".pkl", ".ckpt")):
+        raise InputError(f"model.checkpoint {path!r} is a pickle: convert it to safetensors")
+    file = path if path.endswith(".safetensors") else path.rstrip("/") + "/model.safetensors"
+    try:
+        with fsspec.open(file, "rb") as opened:
+            return cast(bytes, opened.read())
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        raise InputError(f"model.checkpoint {file!r} does not exist: check the path") from error
+
+
+def one_thread() -> None:
+    """Compute on one thread: workers share the machine, and sums then have one order."""
+    torch.set_num_threads(1)

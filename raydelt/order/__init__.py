@@ -1,0 +1,1 @@
+"""Orders: where in the epoch each selected example stands."""

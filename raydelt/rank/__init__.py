@@ -1,0 +1,1 @@
+"""The reducer: stored components become one score, and scores a global rank."""

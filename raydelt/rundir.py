@@ -1,0 +1,96 @@
+"""The run directory as a whole: whose it is, and `run.json`, its record and commit point."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import time
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from raydelt.config import RunConfig
+from raydelt.errors import InputError
+from raydelt.storage import Manifest, Store
+
+SPEC = "spec.json"
+RECORD = "run.json"
+OWN_FIELDS = ("name", "seed", "corpus")
+PACKAGES = ("raydelt", "ray", "torch", "pyarrow", "numpy", "scikit-learn")
+
+
+def claim(store: Store, config: RunConfig) -> None:
+    """Take a place for this spec: empty, or held by a run of the same name, seed and corpus.
+
+    Raises:
+        InputError: the place cannot be written, or belongs to another spec or to something else.
+    """
+    if store.exists(SPEC):
+        held = store.read_json(SPEC)
+        wanted = config.resolved()
+        for name in OWN_FIELDS:
+            if held.get(name) != wanted[name]:
+                raise InputError(
+                    f"output {store.root!r} belongs to another spec ({name} is {_short(held.get(name))} there and "
+                    f"{_short(wanted[name])} here): choose another `output`, or delete that directory"
+                )
+    elif store.names():
+        raise InputError(
+            f"output {store.root!r} is not empty and holds no raydelt run: choose another `output`, or empty it"
+        )
+    store.check_writable()
+    store.write_json(SPEC, config.resolved())
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def record(
+    store: Store,
+    config: RunConfig,
+    manifests: dict[str, Manifest],
+    seconds: dict[str, float],
+    fresh: dict[str, bool],
+) -> None:
+    """Write `run.json`: resolved spec, fingerprints, versions, counts and timings of every stage that stands."""
+    earlier = store.read_json(RECORD) if store.exists(RECORD) else {"stages": {}}
+    stages = {
+        name: {
+            "fingerprint": manifest.fingerprint,
+            "rows": manifest.rows,
+            "seconds": seconds[name] if fresh[name] else earlier["stages"].get(name, {}).get("seconds"),
+            "facts": {key: value for key, value in manifest.facts.items() if key not in ("orders", "results")},
+        }
+        for name, manifest in manifests.items()
+    }
+    store.write_json(
+        RECORD,
+        {
+            "name": config.name,
+            "spec": config.resolved(),
+            "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "versions": _versions(),
+            "git_sha": _git_sha(),
+            "stages": stages,
+        },
+    )
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _git_sha() -> str | None:
+    """The commit of the working directory, where it is a git checkout."""
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None

@@ -1,0 +1,159 @@
+"""The proxies stage: assign folds, train the R x F models as Ray tasks, publish folds and weights.
+
+The features of at most `rank.max_proxy_examples` examples (those with the lowest draw keys, a uniform sample) lie once
+in the object store, where every training reads them without copying. Folds are assigned to all examples by one task
+that holds a group key and a label per example. Cost: R F trainings; memory: the shared features, 12 bytes per example
+for the folds, and one model per running task.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+from raydelt import cluster
+from raydelt.config import ModelSpec, Rank, Recipe
+from raydelt.examples import DRAW_KEY, EXAMPLE_ID, FEATURES, GROUP_KEY, LABEL, UInt64Array, column_of, features_of
+from raydelt.scorers.crossfit import FOLDS, assign_folds, fold_matrix
+from raydelt.scorers.protocol import Array
+from raydelt.storage import Manifest, Part, Stage, Store
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Features [n, width], labels [n], draw keys [n] and folds [R, n] of the examples that proxies train on."""
+
+    x: Array
+    y: Array
+    keys: UInt64Array
+    folds: Array
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """One trained proxy: its file, its held-out accuracy after each epoch, its training time in seconds."""
+
+    part: Part
+    history: list[float]
+    seconds: float
+
+
+def fit_proxies(rank: Rank, model: ModelSpec, corpus: Manifest, stage: Stage, *, seed: int) -> Manifest:
+    """Train and publish every proxy.
+
+    Raises:
+        SpecError: a class has fewer examples than there are folds.
+        InputError: a training diverged.
+    """
+    files = [part.file for part in corpus.parts]
+    calls: list[tuple[Any, ...]] = [(stage, files, rank, corpus.facts["classes"], seed)]
+    [folds] = cluster.parallel(_write_folds, calls, label="proxies: folds")
+    fold_files = [part.file for part in folds]
+    examples = cluster.shared(
+        _training_set, stage.run, files, fold_files, rank.max_proxy_examples, label="proxies: examples"
+    )
+    pairs = [(r, f) for r in range(rank.rounds) for f in range(rank.folds)]
+    calls = [(stage, model, rank, corpus.facts, r, f, seed, examples) for r, f in pairs]
+    fitted = cluster.parallel(_fit_one, calls, label="proxies: train")
+    epochs = min(len(one.history) for one in fitted)
+    facts = {
+        "rounds": rank.rounds,
+        "folds": rank.folds,
+        "examples": min(corpus.rows, rank.max_proxy_examples),
+        "history": [float(np.mean([one.history[epoch] for one in fitted])) for epoch in range(epochs)],
+        "training_seconds": sum(one.seconds for one in fitted),
+    }
+    return stage.publish(folds, facts, {"models": [one.part for one in fitted]})
+
+
+def _write_folds(stage: Stage, files: Sequence[str], rank: Rank, classes: Sequence[str], seed: int) -> list[Part]:
+    """One file of (example_id, folds) per corpus part, row by row alike."""
+    tables = [stage.run.read_table(file, [EXAMPLE_ID, GROUP_KEY, LABEL]) for file in files]
+    groups = np.concatenate([column_of(table, GROUP_KEY) for table in tables]).astype(np.uint64)
+    labels = np.concatenate([column_of(table, LABEL) for table in tables]).astype(np.int64)
+    folds = assign_folds(groups, labels, rounds=rank.rounds, folds=rank.folds, seed=seed, classes=classes)
+    parts, start = [], 0
+    for index, table in enumerate(tables):
+        own = folds[:, start : start + table.num_rows]
+        start += table.num_rows
+        column = pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(own.T).reshape(-1)), rank.rounds)
+        parts.append(
+            stage.run.write_table(stage.file("part", index), pa.table({EXAMPLE_ID: table[EXAMPLE_ID], FOLDS: column}))
+        )
+    return parts
+
+
+def _training_set(run: Store, files: Sequence[str], fold_files: Sequence[str], limit: int) -> TrainingSet:
+    """The first `limit` examples in id order, which is a random order."""
+    taken: list[pa.Table] = []
+    folds: list[Array] = []
+    room = limit
+    for file, fold_file in zip(files, fold_files, strict=True):
+        if room <= 0:
+            break
+        table = run.read_table(file, [DRAW_KEY, FEATURES, LABEL]).slice(0, room)
+        folds.append(fold_matrix(run.read_table(fold_file, [FOLDS]).slice(0, room)))
+        taken.append(table)
+        room -= table.num_rows
+    return TrainingSet(
+        np.concatenate([features_of(table) for table in taken]),
+        np.concatenate([column_of(table, LABEL) for table in taken]).astype(np.int64),
+        np.concatenate([column_of(table, DRAW_KEY) for table in taken]).astype(np.uint64),
+        np.concatenate(folds, axis=1),
+    )
+
+
+def proxy_seed(seed: int, r: int, f: int) -> int:
+    """The seed of the model of round r and fold f."""
+    return xxhash.xxh3_64_intdigest(repr((seed, "proxy", r, f)).encode()) >> 1
+
+
+def _fit_one(
+    stage: Stage, spec: ModelSpec, rank: Rank, facts: dict[str, Any], r: int, f: int, seed: int, data: TrainingSet
+) -> Fitted:
+    from raydelt.models import classifier
+    from raydelt.models.moments import Moments
+
+    classifier.one_thread()
+    started = time.perf_counter()
+    shape, classes = facts["input_shape"], len(facts["classes"])
+    held_out = data.folds[r] == f
+    x, y = data.x[~held_out], data.y[~held_out]
+    model = classifier.build(spec, shape, classes, seed=proxy_seed(seed, r, f))
+    model.set_standardisation(*Moments.of(x).standardisation(shape))
+    history: list[float] = []
+
+    def measure(epoch: int) -> None:
+        history.append(float((model.predict(data.x[held_out]).argmax(axis=1) == data.y[held_out]).mean()))
+
+    recipe: Recipe = rank.proxy
+    classifier.fit(model, x, y, data.keys[~held_out], recipe=recipe, seed=proxy_seed(seed, r, f), after_epoch=measure)
+    name = stage.file("model", r * rank.folds + f, "safetensors")
+    part = stage.run.put(name, classifier.dump(model), rows=len(x))
+    return Fitted(part, history, time.perf_counter() - started)
+
+
+def load_models(
+    run: Store, spec: ModelSpec, facts: dict[str, Any], proxies: Manifest | None, *, device: str = "cpu"
+) -> list[list[Any]]:
+    """Models [R][F] of a published proxies stage, or [[the spec's own checkpoint]] where there is none."""
+    from raydelt.models import classifier
+
+    shape, classes = facts["input_shape"], len(facts["classes"])
+
+    def fresh() -> Any:
+        return classifier.build(spec, shape, classes, seed=0)
+
+    if proxies is None:
+        origin = str(spec.checkpoint)
+        return [[classifier.restore(fresh(), classifier.read_checkpoint(origin), origin=origin).to(device)]]
+    files = [part.file for part in proxies.sides["models"]]
+    folds = proxies.facts["folds"]
+    models = [classifier.restore(fresh(), run.read_bytes(file), origin=file).to(device) for file in files]
+    return [models[r * folds : (r + 1) * folds] for r in range(proxies.facts["rounds"])]

@@ -1,0 +1,1 @@
+"""Selection: which of the ranked examples are kept."""

@@ -1,0 +1,1 @@
+"""Final training with Ray Train, its baselines, and the comparison between them."""
