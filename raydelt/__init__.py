@@ -1,4 +1,4 @@
-"""raydelt: score training data on Ray, rank it, select and order the best part, train on it, and measure whether it helped."""
+"""raydelt: score training data on Ray, rank it, select and order the best part, train on it, and see if it helped."""
 
 from __future__ import annotations
 

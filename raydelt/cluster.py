@@ -12,6 +12,7 @@ import itertools
 import logging
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -174,9 +175,6 @@ def actor_map(
     The pool grows from `actors.min` to `actors.max` (default: as many as the CPUs carry); a killed actor is replaced
     and its item done again.
     """
-    if actors.num_gpus:
-        require("GPU", actors.num_gpus * actors.min, "cluster.actors.num_gpus x min")
-    require("CPU", actors.num_cpus * actors.min, "cluster.actors.num_cpus x min")
     most = actors.max or max(actors.min, cpus())
     pool = ray.data.ActorPoolStrategy(min_size=actors.min, max_size=max(actors.min, min(most, len(items))))
     rows = ray.data.from_items([dict(item) for item in items], override_num_blocks=len(items))
@@ -253,12 +251,57 @@ def _merge(merge: Callable[[int, list[pa.Table]], R], index: int, *pieces: pa.Ta
 @contextlib.contextmanager
 def _progress(label: str, total: int) -> Iterator[Callable[[], None]]:
     """A bar on a terminal, nothing elsewhere."""
+    with _bar(label, total) as bar:
+        yield lambda: bar(1.0)
+
+
+@contextlib.contextmanager
+def remote_progress(label: str, total: int) -> Iterator[Any]:
+    """An actor whose `advance.remote(amount)` moves a bar on the driver's terminal; None without a terminal."""
     if not sys.stderr.isatty():
-        yield lambda: None
+        yield None
+        return
+    counter = ray.remote(_Counter).options(num_cpus=0).remote()
+    ended = threading.Event()
+
+    def follow(bar: Callable[[float], None]) -> None:
+        while not ended.wait(0.5):
+            bar(ray.get(counter.taken.remote()))
+
+    with _bar(label, total) as bar:
+        thread = threading.Thread(target=follow, args=(bar,), daemon=True)
+        thread.start()
+        try:
+            yield counter
+        finally:
+            ended.set()
+            thread.join()
+            ray.kill(counter)
+
+
+class _Counter:
+    """Counts up from anywhere; the driver takes what has come together."""
+
+    def __init__(self) -> None:
+        self.count = 0.0
+
+    def advance(self, amount: float) -> None:
+        self.count += amount
+
+    def taken(self) -> float:
+        count, self.count = self.count, 0.0
+        return count
+
+
+@contextlib.contextmanager
+def _bar(label: str, total: int) -> Iterator[Callable[[float], None]]:
+    if not sys.stderr.isatty():
+        yield lambda amount: None
         return
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    columns = (TextColumn("{task.description:24}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(label, total=total)
-        yield lambda: progress.advance(task)
+        yield lambda amount: progress.advance(task, amount)

@@ -239,6 +239,15 @@ class Train(Section):
             raise ValueError("needs at least one seed, each once")
         return value
 
+    @model_validator(mode="after")
+    def _a_row_for_every_worker(self) -> Train:
+        if self.workers > self.recipe.batch_size:
+            raise ValueError(
+                f"workers {self.workers} is more than recipe.batch_size {self.recipe.batch_size}: "
+                "every worker needs at least one row of a batch"
+            )
+        return self
+
 
 class Report(Section):
     """The report page."""

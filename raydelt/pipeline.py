@@ -65,6 +65,7 @@ def execute(config: RunConfig, *, until: str = "report") -> Run:
     rundir.claim(store, config)
     run = Run(config, store)
     with cluster.connected(config.cluster):
+        _require(config)
         for _ in _flow(run):
             if until in run.manifests:
                 break
@@ -162,6 +163,14 @@ def _check(config: RunConfig) -> None:
             raise SpecError(
                 f"score.{index}: {scorer.name} needs a model: set model.checkpoint, or rank.method to folding_sort"
             )
+
+
+def _require(config: RunConfig) -> None:
+    """Refuse at once what Ray would wait for without end."""
+    actors = config.cluster.actors
+    cluster.require("GPU", actors.num_gpus * actors.min, "cluster.actors (num_gpus x min)")
+    cluster.require("CPU", actors.num_cpus * actors.min, "cluster.actors (num_cpus x min)")
+    cluster.require("CPU", config.train.workers, "train.workers")
 
 
 def _log_stage(name: str, manifest: Manifest, fresh: bool, seconds: float) -> None:

@@ -108,8 +108,10 @@ class Store:
 
     def delete(self, name: str) -> None:
         path = self.path(name)
-        if self.fs.exists(path):
+        if self.fs.isdir(path):
             self.fs.rm(path, recursive=True)
+        elif self.fs.exists(path):
+            self.fs.rm_file(path)
 
     def read_json(self, name: str) -> Any:
         try:

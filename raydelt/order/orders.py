@@ -7,7 +7,7 @@ With r the rank within the selection (0 = lowest score) and n examples:
     shuffled:    position = P(r), a seeded pseudo-random permutation of {0..n-1}
 
 `folding` runs L times from low to high scores; the DELT paper's Folding Ordering (arXiv 2506.21545), L = 3 there.
-The permutation is a four-round Feistel network on the next even number of bits, walked until it lands below n (Black
+The permutation is an eight-round Feistel network on the next even number of bits, walked until it lands below n (Black
 and Rogaway 2002); its expected cost is below 4 evaluations per rank. Caution: order matters for about one epoch.
 """
 
@@ -21,7 +21,7 @@ from raydelt.errors import SpecError
 from raydelt.examples import mix
 
 Positions = NDArray[np.int64]
-FEISTEL_ROUNDS = 4
+FEISTEL_ROUNDS = 8
 
 
 def positions(ranks: Positions, n: int, order: Order, *, seed: int) -> Positions:

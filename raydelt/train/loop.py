@@ -62,7 +62,7 @@ def train_worker(config: dict[str, Any]) -> None:
     classifier.one_thread()
     state = _resumed()
     while state["replicate"] < len(work.replicates) and not state["failed"]:
-        result = _train_one(work, work.replicates[state["replicate"]], state)
+        result = _train_one(work, work.replicates[state["replicate"]], state, config["progress"])
         state = _start(state["replicate"] + 1, [*state["results"], result], result.get("failed", ""))
         _checkpoint(state)
 
@@ -89,7 +89,7 @@ def _resumed() -> dict[str, Any]:
         return dict(torch.load(Path(folder) / STATE, weights_only=True))
 
 
-def _train_one(work: Work, replicate: Replicate, state: dict[str, Any]) -> dict[str, Any]:
+def _train_one(work: Work, replicate: Replicate, state: dict[str, Any], progress: Any) -> dict[str, Any]:
     """Train one replicate from `state` on; its result."""
     context = ray.train.get_context()
     worker, workers = context.get_world_rank(), context.get_world_size()
@@ -120,7 +120,9 @@ def _train_one(work: Work, replicate: Replicate, state: dict[str, Any]) -> dict[
         optimiser.step()
         window.append(float(loss.detach()))
         if (step + 1) % every == 0 or step + 1 == work.steps:
-            state["curve"].append([step + 1, float(np.mean(window))])
+            state["curve"].append([step + 1, _mean_over_workers(float(np.mean(window)), workers)])
+            if progress is not None and worker == 0:
+                progress.advance.remote(len(window))
             window = []
         if (step + 1) % work.checkpoint_every == 0 and step + 1 < work.steps:
             state |= {"step": step + 1, "model": model.state_dict(), "optimizer": optimiser.state_dict()}
@@ -133,6 +135,15 @@ def _train_one(work: Work, replicate: Replicate, state: dict[str, Any]) -> dict[
     if replicate.keep_model and worker == 0:
         result["model"] = asdict(_keep(work.stage, model))
     return result | evaluate(work, model, worker, workers)
+
+
+def _mean_over_workers(value: float, workers: int) -> float:
+    """The mean of a number over all workers; all of them must call."""
+    if workers == 1:
+        return value
+    total = torch.tensor(value, dtype=torch.float64)
+    torch.distributed.all_reduce(total)
+    return float(total) / workers
 
 
 def _checkpoint(state: dict[str, Any]) -> None:

@@ -30,20 +30,20 @@ def train_and_compare(config: RunConfig, corpus: Manifest, ordered: Manifest, st
     """Train the selection and its baselines over all seeds; publish the model, the results and the differences.
 
     Raises:
-        SpecError: more workers than the cluster or a batch has room for, or fewer examples than a batch.
+        SpecError: fewer examples than a batch, or no test split.
         InputError: a training diverged.
     """
     spec = config.train
     work = _work(config, corpus, ordered, stage)
     _check(config, work)
-    cluster.require("CPU", spec.workers, "train.workers")
-    trainer = TorchTrainer(
-        train_worker,
-        train_loop_config={"work": work},
-        scaling_config=ray.train.ScalingConfig(num_workers=spec.workers),
-        run_config=_run_config(stage, spec.max_failures),
-    )
-    with cluster.plain_errors():
+    total = work.steps * len(work.replicates)
+    with cluster.plain_errors(), cluster.remote_progress("train: steps", total) as progress:
+        trainer = TorchTrainer(
+            train_worker,
+            train_loop_config={"work": work, "progress": progress},
+            scaling_config=ray.train.ScalingConfig(num_workers=spec.workers),
+            run_config=_run_config(stage, spec.max_failures),
+        )
         metrics = trainer.fit().metrics or {}
     if metrics.get("failed"):
         raise InputError(metrics["failed"])
@@ -81,12 +81,8 @@ def _work(config: RunConfig, corpus: Manifest, ordered: Manifest, stage: Stage) 
 
 
 def _check(config: RunConfig, work: Work) -> None:
-    size, workers = config.train.recipe.batch_size, config.train.workers
+    size = config.train.recipe.batch_size
     rows = min(replicate.order.rows for replicate in work.replicates)
-    if workers > size:
-        raise SpecError(
-            f"train.workers {workers} is more than train.recipe.batch_size {size}: give each at least one row"
-        )
     if rows < size:
         raise SpecError(
             f"train.recipe.batch_size {size} is more than the {rows} selected examples: lower it or select more"
@@ -119,7 +115,13 @@ def _facts(config: RunConfig, results: Sequence[dict[str, Any]], steps: int) -> 
         difference = paired(accuracy["selected"], accuracy[arm])
         differences[arm] = {**difference.__dict__, "verdict": difference.verdict}
     processed = steps * config.train.recipe.batch_size * len(results)
-    return {"rows_processed": processed, "steps": steps, "results": list(results), "accuracy": accuracy, "differences": differences}
+    return {
+        "rows_processed": processed,
+        "steps": steps,
+        "results": list(results),
+        "accuracy": accuracy,
+        "differences": differences,
+    }
 
 
 def _side_files(stage: Stage, work: Work, results: Sequence[dict[str, Any]]) -> list[Part]:
