@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import logging
 import os
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,6 +34,7 @@ S = TypeVar("S")
 
 TASK_RETRIES = 3
 STALL_SECONDS = 600
+CONNECT_SECONDS = 10
 # Ray Train takes one report per poll and worker; at its default of 2 s a short training waits more than it works.
 TRAIN_POLL_SECONDS = "0.2"
 
@@ -52,6 +54,8 @@ def connected(spec: ClusterSpec) -> Iterator[None]:
     if address == "auto":
         address = os.environ.get("RAY_ADDRESS", "local")
     embedded = address == "local"
+    if not embedded:
+        _check_reachable(address)
     options: dict[str, Any] = {"address": address, "log_to_driver": bool(os.environ.get("RAYDELT_DEBUG"))}
     if embedded:
         options |= {
@@ -71,6 +75,19 @@ def connected(spec: ClusterSpec) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Find out in seconds what Ray would try for minutes: whether anything listens at `host:port`."""
+    host, separator, port = address.removeprefix("ray://").rpartition(":")
+    if not separator or not port.isdigit():
+        raise SpecError(f"cluster.address {address!r} must be auto, local, host:port or ray://host:port")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise InputError(
+            f"cluster.address {address!r} cannot be reached ({error}): check that Ray runs there"
+        ) from error
 
 
 def _worker_environment() -> dict[str, str]:
@@ -119,29 +136,22 @@ def plain_errors() -> Iterator[None]:
     """Let an error that is meant for the user out of a task's or an actor's wrapping."""
     try:
         yield
-    except RaydeltError:
-        raise
     except Exception as error:
-        cause = _user_error(error)
-        if cause is None:
+        told = _user_error(error)
+        if told is None or told is error:
             raise
-        raise cause from None
+        raise told from None
 
 
 def _user_error(error: BaseException | None) -> RaydeltError | None:
+    """The RaydeltError that an exception wraps, at any depth; Ray's own wrappers of it do not count as it."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
-        if isinstance(error, RaydeltError):
-            return type(error)(*error.args) if not isinstance(error, RayTaskError) else _copy(error)
+        if isinstance(error, RaydeltError) and not isinstance(error, RayTaskError):
+            return error
         error = getattr(error, "cause", None) or error.__cause__ or error.__context__
     return None
-
-
-def _copy(error: BaseException) -> RaydeltError | None:
-    """The plain error inside Ray's class that derives from both RayTaskError and the error's own class."""
-    cause = getattr(error, "cause", None)
-    return cause if isinstance(cause, RaydeltError) else None
 
 
 def parallel(

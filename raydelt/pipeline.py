@@ -155,6 +155,10 @@ def _arms(config: RunConfig) -> list[Arm]:
 
 def _check(config: RunConfig) -> None:
     """What can be refused before anything is read."""
+    if config.model.factory is not None:
+        from raydelt.models.classifier import load_factory
+
+        load_factory(config.model.factory)
     scorers = [spec.build() for spec in config.score]
     for index, scorer in enumerate(scorers):
         if scorer.needs_label and not config.corpus.labelled:

@@ -79,7 +79,7 @@ class Store:
         """Names of the files and folders directly in this folder, sorted; empty where it does not exist."""
         try:
             found = self.fs.ls(self.path(), detail=False, refresh=True)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
         return sorted(posixpath.basename(str(entry).rstrip("/")) for entry in found)
 

@@ -64,7 +64,7 @@ def test_the_schema_is_json() -> None:
     [
         ({"selct": {}}, ["selct", "did you mean 'select'?"]),
         ({"select": {"value": 0}}, ["value 0.0 must lie in (0, 1]"]),
-        ({"corpus": {"source": "no/such/file.parquet"}}, ["no/such/file.parquet"]),
+        ({"corpus": {"source": "no/such/file.parquet", "label_column": "label"}}, ["no/such/file.parquet"]),
         ({"corpus": {"source": "builtin://digitz"}}, ["builtin://digitz"]),
         ({"model": {"kind": "torch", "factory": "no.such:thing"}}, ["model.factory 'no.such:thing' cannot be loaded"]),
         ({"rank": {"method": "score"}}, ["set model.checkpoint"]),
