@@ -50,7 +50,7 @@ class Corpus(Section):
     """Where the examples come from, which columns matter, and how faults are dealt with."""
 
     source: str | list[str]
-    format: Literal["auto", "parquet", "jsonl", "csv", "text"] = "auto"
+    format: Literal["auto", "parquet", "jsonl", "csv", "text", "image", "idx"] = "auto"
     id_column: str | None = None
     group_column: str | None = None
     label_column: str | None = None
@@ -98,7 +98,8 @@ class Corpus(Section):
 
     @property
     def labelled(self) -> bool:
-        return self.label_from_folder or self.label_column is not None or self.sources[0].startswith("builtin://")
+        implied = self.format == "idx" or self.sources[0].startswith("builtin://") or "idx3" in self.sources[0]
+        return self.label_from_folder or self.label_column is not None or implied
 
 
 class Recipe(Section):

@@ -15,7 +15,7 @@ from typing import Any
 from raydelt import __version__, cluster, rundir
 from raydelt.config import RunConfig
 from raydelt.corpus.read import read_corpus
-from raydelt.corpus.sources import expand, state_of
+from raydelt.corpus.sources import find
 from raydelt.errors import SpecError
 from raydelt.order.stage import Arm, order_examples
 from raydelt.rank.stage import rank_scores
@@ -32,7 +32,7 @@ STAGES = ("corpus", "proxies", "scores", "ranking", "selection", "ordered", "mod
 
 @dataclass
 class Run:
-    """One execution of a spec in its run directory."""
+    """One execution of a spec in its run directory; `seconds` are those of the stages that really ran."""
 
     config: RunConfig
     store: Store
@@ -48,9 +48,12 @@ class Run:
         started = time.perf_counter()
         if manifest is None:
             manifest = work(stage)
-        self.seconds[name] = time.perf_counter() - started
+        seconds = time.perf_counter() - started
+        if self.fresh[name]:
+            self.seconds[name] = seconds
         self.manifests[name] = manifest
-        _log_stage(name, manifest, self.fresh[name], self.seconds[name])
+        _log_stage(name, manifest, self.fresh[name], seconds)
+        rundir.record(self.store, self.config, self.manifests, self.seconds)
         return manifest
 
 
@@ -69,7 +72,6 @@ def execute(config: RunConfig, *, until: str = "report") -> Run:
         for _ in _flow(run):
             if until in run.manifests:
                 break
-    rundir.record(run.store, config, run.manifests, run.seconds, run.fresh)
     return run
 
 
@@ -77,10 +79,11 @@ def _flow(run: Run) -> Any:
     """The stages in order; pauses after each."""
     config, rank = run.config, run.config.rank
     c = config.model_dump(mode="json")
+    files = find(config.corpus)
     corpus = run.stage(
         "corpus",
-        [c["corpus"], state_of(expand(config.corpus))],
-        lambda stage: read_corpus(config.corpus, stage, seed=config.seed),
+        [c["corpus"], [[file.path, file.split, file.size, file.mark] for file in files]],
+        lambda stage: read_corpus(config.corpus, files, stage, seed=config.seed),
     )
     yield
     content = [corpus.facts["content"], corpus.facts["classes"], corpus.facts["input_shape"]]

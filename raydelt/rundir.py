@@ -14,24 +14,25 @@ from raydelt.storage import Manifest, Store
 
 SPEC = "spec.json"
 RECORD = "run.json"
-OWN_FIELDS = ("name", "seed", "corpus")
 PACKAGES = ("raydelt", "ray", "torch", "pyarrow", "numpy", "scikit-learn")
 
 
 def claim(store: Store, config: RunConfig) -> None:
-    """Take a place for this spec: empty, or held by a run of the same name, seed and corpus.
+    """Take a place for this spec: empty, or held by a run of the same name, seed and corpus source.
+
+    Other fields may change: the stages that they determine are then computed anew.
 
     Raises:
         InputError: the place cannot be written, or belongs to another spec or to something else.
     """
     if store.exists(SPEC):
         held = store.read_json(SPEC)
-        wanted = config.resolved()
-        for name in OWN_FIELDS:
-            if held.get(name) != wanted[name]:
+        there, here = _identity(held), _identity(config.resolved())
+        for field in here:
+            if there[field] != here[field]:
                 raise InputError(
-                    f"output {store.root!r} belongs to another spec ({name} is {_short(held.get(name))} there and "
-                    f"{_short(wanted[name])} here): choose another `output`, or delete that directory"
+                    f"output {store.root!r} belongs to another spec ({field} is {_short(there[field])} there and "
+                    f"{_short(here[field])} here): choose another `output`, or delete that directory"
                 )
     elif store.names():
         raise InputError(
@@ -39,6 +40,11 @@ def claim(store: Store, config: RunConfig) -> None:
         )
     store.check_writable()
     store.write_json(SPEC, config.resolved())
+
+
+def _identity(spec: dict[str, Any]) -> dict[str, Any]:
+    """The fields that say which run this is."""
+    return {"name": spec["name"], "seed": spec["seed"], "corpus.source": spec["corpus"]["source"]}
 
 
 def _short(value: Any) -> str:
@@ -51,16 +57,21 @@ def record(
     config: RunConfig,
     manifests: dict[str, Manifest],
     seconds: dict[str, float],
-    fresh: dict[str, bool],
 ) -> None:
-    """Write `run.json`: resolved spec, fingerprints, versions, counts and timings of every stage that stands."""
+    """Write `run.json`: resolved spec, versions, and of every stage fingerprint, counts and the seconds it took.
+
+    `seconds` are those of the stages that ran now; of the others the earlier ones stay.
+    """
     earlier = store.read_json(RECORD) if store.exists(RECORD) else {"stages": {}}
+    known = {name: entry["seconds"] for name, entry in earlier["stages"].items()}
     stages = {
         name: {
             "fingerprint": manifest.fingerprint,
             "rows": manifest.rows,
-            "seconds": seconds[name] if fresh[name] else earlier["stages"].get(name, {}).get("seconds"),
-            "facts": {key: value for key, value in manifest.facts.items() if key not in ("orders", "results")},
+            "seconds": seconds.get(name, known.get(name)),
+            "facts": {
+                key: value for key, value in manifest.facts.items() if key not in ("orders", "results", "summary")
+            },
         }
         for name, manifest in manifests.items()
     }
@@ -93,4 +104,4 @@ def _git_sha() -> str | None:
         done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() or None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,36 +1,36 @@
-"""From raw rows to canonical examples: features as float32, a label name, ids; what is invalid gets a reason.
+"""From raw rows to canonical examples with ids; what is invalid keeps its row and gets a reason.
 
-    content    = bytes of the float32 features (with -0 as 0), a zero byte, the label's name
-    example_id = xxh3-128(content), or the user's key;   group_key = xxh3-64(features), or of the user's group
+    content    = bytes of the float32 features (with -0 as 0), or the text; a zero byte; the label's name
+    example_id = xxh3-128(content), or the user's key
+    group_key  = xxh3-64 of the features or the text, or of the user's group
 
-Every row of the input becomes one row of the output, with `reason` null or saying why it goes to quarantine.
-Cost: O(width) per row; the hashes run at about a million rows a second and core.
+Every row of the input becomes one row of the output, with `reason` null or saying why it goes to quarantine. The label
+is part of the content, so the same features under two labels are two examples, but one group.
+Cost: O(width) per row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import difflib
+import posixpath
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import xxhash
 
 from raydelt.config import Corpus
-from raydelt.corpus.formats import RawTable, read
+from raydelt.corpus import formats
+from raydelt.corpus.features import Layout, Reasons, as_floats, decoded, features, value_at
+from raydelt.corpus.formats import BadRow, Column, RawRows
 from raydelt.corpus.sources import Item
 from raydelt.errors import InputError
 from raydelt.examples import content_id, draw_keys
 from raydelt.scorers.protocol import Array
 
-
-@dataclass(frozen=True)
-class Layout:
-    """The shape of every example's features: width after flattening, the shape before, names where there are any."""
-
-    width: int
-    input_shape: tuple[int, ...]
-    feature_names: tuple[str, ...] = ()
+IMPLIED = {"text": "text", "image": "image", "idx": "image", "builtin": "x"}
 
 
 def schema(layout: Layout) -> pa.Schema:
@@ -41,6 +41,7 @@ def schema(layout: Layout) -> pa.Schema:
             ("draw_key", pa.uint64()),
             ("group_key", pa.uint64()),
             ("x", pa.list_(pa.float32(), layout.width)),
+            ("text", pa.string()),
             ("label_name", pa.string()),
             ("split", pa.string()),
             ("source_file", pa.string()),
@@ -52,43 +53,231 @@ def schema(layout: Layout) -> pa.Schema:
 
 
 def probe(items: Sequence[Item], corpus: Corpus) -> Layout:
-    """The layout, from the first readable rows."""
+    """What examples are made of, from the first rows that can be read.
+
+    Raises:
+        InputError: nothing can be read, or a column that the spec names is in no file.
+    """
+    fault: InputError | None = None
     for item in items:
-        for raw in read(item, corpus):
-            if raw.table.num_rows:
-                width = raw.table.schema.field("x").type.list_size
-                shape = tuple(corpus.image_shape or ((1, 8, 8) if item.path == "builtin://digits" else (width,)))
-                return Layout(width, shape)
-    raise InputError(f"corpus.source {corpus.source!r} holds no readable row: check the path and the format")
+        for raw in formats.read(item, None, text_unit=corpus.text_unit):
+            if len(raw.rows) == 0:
+                continue
+            try:
+                return _layout(raw, item, corpus)
+            except InputError as error:
+                fault = fault or error
+            break
+    if fault is not None:
+        raise fault
+    raise InputError(f"corpus.source {corpus.source!r} holds no readable row: check the path and corpus.format")
+
+
+def _layout(raw: RawRows, item: Item, corpus: Corpus) -> Layout:
+    label = corpus.label_column or ("label" if item.format in ("builtin", "idx") else None)
+    named = {
+        "corpus.label_column": corpus.label_column,
+        "corpus.id_column": corpus.id_column,
+        "corpus.group_column": corpus.group_column,
+        "corpus.text_column": corpus.text_column,
+        "corpus.image_column": corpus.image_column,
+    }
+    for field, name in [*named.items(), *(("corpus.feature_columns", name) for name in corpus.feature_columns or [])]:
+        if name is not None and name not in raw.columns:
+            near = difflib.get_close_matches(name, list(raw.columns), 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(raw.columns)}"
+            raise InputError(f"{field} {name!r} is no column of {item.path}: {hint}")
+    if corpus.text_column or item.format == "text":
+        return Layout("text", (corpus.text_column or "text",), (corpus.text_features,), label)
+    if corpus.image_column:
+        return _image_layout(raw, corpus.image_column, corpus, label)
+    if item.format == "image":
+        return _image_layout(raw, "image", corpus, label)
+    names = corpus.feature_columns or _implied(raw, item, corpus, label)
+    if len(names) == 1 and _shape(raw.columns[names[0]]) != ():
+        shape = tuple(corpus.image_shape or _shape(raw.columns[names[0]]))
+        return Layout("list", (names[0],), shape, label)
+    return Layout("numbers", tuple(names), (len(names),), label)
+
+
+def _implied(raw: RawRows, item: Item, corpus: Corpus, label: str | None) -> list[str]:
+    """The feature columns where the spec names none: the format's own, else every column of numbers."""
+    if item.format in IMPLIED:
+        return [IMPLIED[item.format]]
+    other = {corpus.id_column, corpus.group_column, label}
+    names = [name for name in raw.columns if name not in other and _is_numeric(raw.columns[name])]
+    if not names:
+        raise InputError(
+            f"{item.path} has no column of numbers beside id, group and label (there are {', '.join(raw.columns)}): "
+            "set corpus.feature_columns, image_column or text_column"
+        )
+    return names
+
+
+def _is_numeric(column: Column) -> bool:
+    """Whether most values of a column are numbers (or the first is a list of them)."""
+    if _shape(column) != ():
+        return len(_shape(column)) > 0 and not isinstance(value_at(column, 0), (str, bytes, dict))
+    values, bad = as_floats(column)
+    return len(bad) * 2 < len(values)
+
+
+def _shape(column: Column) -> tuple[int, ...]:
+    """The shape of the first value that is a list; () for scalars."""
+    for row in range(min(len(column), 100)):
+        value = value_at(column, row)
+        if isinstance(value, (list, tuple)):
+            try:
+                return np.asarray(value, np.float32).shape
+            except (TypeError, ValueError):
+                continue
+    return ()
+
+
+def _image_layout(raw: RawRows, name: str, corpus: Corpus, label: str | None) -> Layout:
+    column = raw.columns[name]
+    if _shape(column) != ():
+        return Layout("list", (name,), _shape(column), label)
+    if corpus.image_shape:
+        if len(corpus.image_shape) != 3 or corpus.image_shape[0] not in (1, 3):
+            raise InputError(f"corpus.image_shape {corpus.image_shape} must be [1 or 3, height, width]")
+        return Layout("image", (name,), tuple(corpus.image_shape), label)
+    for row in range(len(column)):
+        try:
+            return Layout("image", (name,), decoded(value_at(column, row), None).shape, label)
+        except Exception:
+            continue
+    raise InputError(f"corpus.image_column {name!r} holds no image that can be decoded: check the column")
 
 
 def canonical(item: Item, corpus: Corpus, layout: Layout) -> Iterator[pa.Table]:
-    """Canonical rows of one item, a bounded number at a time."""
-    for raw in read(item, corpus):
-        yield _canonical_table(raw, item, layout)
+    """Canonical rows of one unit, a bounded number at a time."""
+    needed = [*layout.columns, layout.label_column, corpus.id_column, corpus.group_column]
+    columns = list(dict.fromkeys(name for name in needed if name is not None))
+    for raw in formats.read(item, columns, text_unit=corpus.text_unit):
+        path = raw.path or item.path
+        missing = [name for name in columns if name not in raw.columns] if len(raw.rows) else []
+        if missing:
+            reason = f"column {missing[0]!r} is missing"
+            bad = [BadRow(int(row), reason) for row in raw.rows]
+            yield _bad_table([*bad, *raw.bad], item, path, layout)
+            continue
+        if raw.bad:
+            yield _bad_table(raw.bad, item, path, layout)
+        if len(raw.rows):
+            yield _table(raw, item, path, corpus, layout)
 
 
-def _canonical_table(raw: RawTable, item: Item, layout: Layout) -> pa.Table:
-    x = raw.table.column("x").combine_chunks().flatten().to_numpy().reshape(-1, layout.width) + np.float32(0)
-    labels = raw.table.column("label").to_pylist()
-    ids = [content_id(row.tobytes() + b"\0" + label.encode()) for row, label in zip(x, labels, strict=True)]
-    groups = np.fromiter((xxhash.xxh3_64_intdigest(row.tobytes()) for row in x), np.uint64, len(x))
-    n = len(ids)
+def _table(raw: RawRows, item: Item, path: str, corpus: Corpus, layout: Layout) -> pa.Table:
+    count = len(raw.rows)
+    x, reasons = features(raw.columns, layout, count)
+    texts = _strings(raw.columns[layout.columns[0]]) if layout.kind == "text" else None
+    labels = _labels(raw.columns, path, corpus, layout, reasons, count)
+    contents = [text.encode() for text in texts] if texts is not None else [row.tobytes() for row in x]
+    ids = _ids(raw.columns, corpus, contents, labels, reasons)
+    if corpus.group_column is not None:
+        contents = [str(value).encode() for value in _values(raw.columns[corpus.group_column])]
+    digests = [
+        None if reason is None else content_id(repr({n: value_at(c, i) for n, c in raw.columns.items()}).encode())
+        for i, reason in enumerate(reasons)
+    ]
     return pa.table(
         [
-            pa.array(ids),
+            pa.array(ids, pa.string()),
             pa.array(draw_keys(ids)),
-            pa.array(groups),
+            pa.array(np.fromiter((xxhash.xxh3_64_intdigest(c) for c in contents), np.uint64, count)),
             fixed_lists(x),
+            pa.array(texts, pa.string()) if texts is not None else pa.nulls(count, pa.string()),
             pa.array(labels, pa.string()),
-            pa.array([item.split] * n),
-            pa.array([item.path] * n),
+            pa.array([item.split] * count, pa.string()),
+            pa.array([path] * count, pa.string()),
             pa.array(raw.rows, pa.int64()),
-            pa.nulls(n, pa.string()),
-            pa.nulls(n, pa.string()),
+            pa.array(reasons, pa.string()),
+            pa.array(digests, pa.string()),
         ],
         schema=schema(layout),
     )
+
+
+def _bad_table(bad: Sequence[BadRow], item: Item, path: str, layout: Layout) -> pa.Table:
+    """Rows that were not read, as canonical rows with a reason."""
+    count = len(bad)
+    filled = {
+        "example_id": pa.array([""] * count),
+        "draw_key": pa.array(np.zeros(count, np.uint64)),
+        "group_key": pa.array(np.zeros(count, np.uint64)),
+        "split": pa.array([item.split] * count, pa.string()),
+        "source_file": pa.array([path] * count, pa.string()),
+        "row": pa.array([entry.row for entry in bad], pa.int64()),
+        "reason": pa.array([entry.reason for entry in bad], pa.string()),
+        "payload_digest": pa.array([content_id(entry.payload) for entry in bad], pa.string()),
+        "x": fixed_lists(np.zeros((count, layout.width), np.float32)),
+    }
+    fields = schema(layout)
+    return pa.table([filled.get(f.name, pa.nulls(count, f.type)) for f in fields], schema=fields)
+
+
+def _ids(
+    columns: Mapping[str, Column],
+    corpus: Corpus,
+    contents: Sequence[bytes],
+    labels: Sequence[str | None],
+    reasons: Reasons,
+) -> list[str]:
+    if corpus.id_column is None:
+        pairs = zip(contents, labels, strict=True)
+        return [content_id(content + b"\0" + (label or "").encode()) for content, label in pairs]
+    keys = names_of(columns[corpus.id_column])
+    for row, key in enumerate(keys):
+        if not key and reasons[row] is None:
+            reasons[row] = f"key {corpus.id_column!r} is missing"
+    return [key or "" for key in keys]
+
+
+def _labels(
+    columns: Mapping[str, Column], path: str, corpus: Corpus, layout: Layout, reasons: Reasons, count: int
+) -> list[str | None]:
+    """The class name of each row; what has none, or one that the spec does not list, gets a reason."""
+    if corpus.label_from_folder:
+        labels: list[str | None] = [posixpath.basename(posixpath.dirname(path))] * count
+    elif layout.label_column is None:
+        return [None] * count
+    else:
+        labels = names_of(columns[layout.label_column])
+    known = None if corpus.classes is None else set(corpus.classes)
+    for row, label in enumerate(labels):
+        if reasons[row] is not None:
+            continue
+        if label is None:
+            reasons[row] = f"label {layout.label_column!r} is missing"
+        elif known is not None and label not in known:
+            reasons[row] = f"label {label!r} is none of corpus.classes"
+    return labels
+
+
+def names_of(column: Column) -> list[str | None]:
+    """Values as names: 1, 1.0 and "1" alike are "1"; missing ones and NaN are None."""
+    if isinstance(column, pa.Array) and (pa.types.is_integer(column.type) or pa.types.is_string(column.type)):
+        return [name or None for name in pc.cast(column, pa.string()).to_pylist()]
+    return [_name(value) for value in _values(column)]
+
+
+def _name(value: Any) -> str | None:
+    if value is None or value == "" or (isinstance(value, float) and not np.isfinite(value)):
+        return None
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return str(value)
+
+
+def _values(column: Column) -> Sequence[Any]:
+    return list(column.to_pylist()) if isinstance(column, pa.Array) else column
+
+
+def _strings(column: Column) -> list[str]:
+    return [value if isinstance(value, str) else "" for value in _values(column)]
 
 
 def fixed_lists(x: Array) -> pa.FixedSizeListArray:

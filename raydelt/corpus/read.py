@@ -11,6 +11,7 @@ Counts reconcile: read = corpus + validation + test + duplicates + overlap + qua
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -25,8 +26,9 @@ import xxhash
 
 from raydelt import cluster
 from raydelt.config import Corpus
-from raydelt.corpus.canonical import Layout, canonical, probe
-from raydelt.corpus.sources import Item, expand
+from raydelt.corpus.canonical import canonical, probe
+from raydelt.corpus.features import Layout
+from raydelt.corpus.sources import Item, SourceFile, items
 from raydelt.errors import ErrorBudgetExceeded, InputError
 from raydelt.examples import QUARANTINE_SCHEMA, column_of, corpus_schema, uniform
 from raydelt.storage import Manifest, Part, Stage, fingerprint
@@ -45,23 +47,25 @@ def partitions(rows: int, size: int) -> int:
     return max(1, share, -(-rows // ROWS_PER_PART), -(-size // BYTES_PER_PART))
 
 
-def read_corpus(corpus: Corpus, stage: Stage, *, seed: int) -> Manifest:
-    """Read, validate, split and publish the corpus.
+def read_corpus(corpus: Corpus, files: Sequence[SourceFile], stage: Stage, *, seed: int) -> Manifest:
+    """Read, validate, split and publish the examples of these files.
 
     Raises:
         InputError: nothing readable, no example left, duplicates where the spec forbids them, or a single class.
         ErrorBudgetExceeded: more rows or files are bad than `corpus.error_budget` allows.
     """
-    items = expand(corpus)
-    layout = probe(items, corpus)
-    blocks = _read(items, corpus, layout)
+    units = items(files)
+    layout = probe(units, corpus)
+    blocks = _read(units, corpus, layout)
     tally = _Tally.sum(cluster.parallel(_tally, [(block,) for block in blocks], label="corpus: count"))
-    _check_budget(tally, len({item.path for item in items}), corpus)
+    _check_budget(tally, len(files), corpus)
     classes = _classes(tally, corpus)
     count = partitions(tally.good, tally.bytes)
     finish = functools.partial(_finish_part, stage, corpus, layout, classes, seed)
     done = cluster.shuffle(blocks, _split_by_key, finish, count, label="corpus: shuffle")
-    bad = cluster.parallel(_write_quarantine, [(stage, i, block) for i, block in enumerate(blocks)], label="quarantine")
+    bad = cluster.parallel(
+        _write_quarantine, [(stage, i, block) for i, block in enumerate(blocks)], label="quarantine"
+    )
     facts = _facts(done, tally, layout, classes)
     _check_result(facts, corpus)
     return stage.publish(
@@ -75,18 +79,18 @@ def read_corpus(corpus: Corpus, stage: Stage, *, seed: int) -> Manifest:
     )
 
 
-def _read(items: Sequence[Item], corpus: Corpus, layout: Layout) -> list[Any]:
-    """Canonical rows of all items as blocks in the object store."""
-    listed = [{"index": index} for index in range(len(items))]
-    rows = ray.data.from_items(listed, override_num_blocks=len(items))
+def _read(units: Sequence[Item], corpus: Corpus, layout: Layout) -> list[Any]:
+    """Canonical rows of all units as blocks in the object store."""
+    listed = [{"index": index} for index in range(len(units))]
+    rows = ray.data.from_items(listed, override_num_blocks=len(units))
     rows.set_name("corpus")
 
     def canonical_rows(batch: pa.Table) -> Iterator[pa.Table]:
         for index in batch.column("index").to_pylist():
-            yield from canonical(items[index], corpus, layout)
+            yield from canonical(units[index], corpus, layout)
 
     with cluster.plain_errors():
-        read = rows.map_batches(canonical_rows, batch_size=1, batch_format="pyarrow", max_retries=cluster.TASK_RETRIES)
+        read = rows.map_batches(canonical_rows, batch_size=1, batch_format="pyarrow")
         return list(read.materialize().to_arrow_refs())
 
 
@@ -149,7 +153,7 @@ def _classes(tally: _Tally, corpus: Corpus) -> list[str]:
     found = sorted(tally.labels, key=lambda name: (0, int(name), name) if _is_int(name) else (1, 0, name))
     if len(found) < 2:
         raise InputError(
-            f"corpus.label_column {corpus.label_column!r} holds {len(found)} class(es) ({', '.join(found) or 'none'}): "
+            f"corpus.label_column {corpus.label_column!r} holds {len(found)} classes ({', '.join(found) or 'none'}): "
             "a classifier needs at least two"
         )
     return corpus.classes or found
@@ -160,9 +164,10 @@ def _is_int(name: str) -> bool:
 
 
 def _split_by_key(block: pa.Table, count: int) -> list[pa.Table]:
-    good = block.filter(block["reason"].is_null())
+    good = block.filter(block["reason"].is_null()).sort_by("draw_key")
     part = ((column_of(good, "draw_key").astype(np.uint64) >> np.uint64(32)) * np.uint64(count)) >> np.uint64(32)
-    return [good.filter(pa.array(part == index)) for index in range(count)]
+    edges = np.searchsorted(part, np.arange(count + 1, dtype=np.uint64))
+    return [good.slice(low, high - low) for low, high in itertools.pairwise(edges.tolist())]
 
 
 @dataclass(frozen=True)
@@ -185,8 +190,9 @@ def _finish_part(
     rows = pa.concat_tables(pieces).sort_by(
         [(name, "ascending") for name in ("draw_key", "example_id", "group_key", "label_name", "source_file", "row")]
     )
+    rows, overlap = _without_overlap(rows)
     rows, duplicates, conflicts = _settle_duplicates(rows, corpus)
-    rows, overlap = _assign_splits(rows, corpus, seed)
+    rows = _with_splits(rows, corpus, seed)
     written = {}
     for split in ("corpus", "validation", "test"):
         own = rows.filter(pc.equal(rows["split"], split))
@@ -207,46 +213,52 @@ def _finish_part(
     )
 
 
+def _without_overlap(rows: pa.Table) -> tuple[pa.Table, int]:
+    """Drop training rows whose id also stands in a held-out source; rows are sorted by id."""
+    ids, split = column_of(rows, "example_id"), column_of(rows, "split")
+    held_out = np.unique(ids[split != "corpus"].astype(str))
+    lost = (split == "corpus") & np.isin(ids.astype(str), held_out)
+    return rows.filter(pa.array(~lost)), int(np.count_nonzero(lost))
+
+
 def _settle_duplicates(rows: pa.Table, corpus: Corpus) -> tuple[pa.Table, int, pa.Table]:
-    """Rows with unique ids, the number of duplicates, and rows whose user key stands for different content."""
-    n = rows.num_rows
-    ids = rows["example_id"].to_pylist()
-    groups, labels = rows["group_key"].to_pylist(), rows["label_name"].to_pylist()
-    keep, conflict, new_ids, duplicates = [], [], [], 0
-    first = 0
-    for i in range(n):
-        if i == 0 or ids[i] != ids[first]:
-            first, copies = i, 0
-            keep.append(i)
-            new_ids.append(ids[i])
-        elif (groups[i], labels[i]) != (groups[first], labels[first]):
-            conflict.append(i)
-        else:
-            duplicates += 1
-            if corpus.duplicates == "keep":
-                copies += 1
-                keep.append(i)
-                new_ids.append(f"{ids[i]}-{copies}")
-    kept = rows.take(pa.array(keep, pa.int64()))
-    kept = kept.set_column(kept.schema.get_field_index("example_id"), "example_id", pa.array(new_ids, pa.string()))
-    clash = rows.take(pa.array(conflict, pa.int64()))
-    reasons = [f"key {key!r} of corpus.id_column also stands for other content" for key in clash["example_id"].to_pylist()]
+    """Rows with unique ids, the number of duplicates left out, and rows whose user key stands for other content.
+
+    Rows are sorted by (id, content), so the first of an id is the same in every layout; with `duplicates: keep`, the
+    k-th copy gets the id with `-k` appended.
+    """
+    ids = column_of(rows, "example_id").astype(str)
+    if len(ids) == 0:
+        return rows, 0, QUARANTINE_SCHEMA.empty_table()
+    starts = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]]))
+    first = np.repeat(starts, np.diff(np.append(starts, len(ids))))
+    groups, labels = column_of(rows, "group_key"), column_of(rows, "label_name").astype(str)
+    conflict = (groups != groups[first]) | (labels != labels[first])
+    again = (np.arange(len(ids)) != first) & ~conflict
+    keep = ~conflict if corpus.duplicates == "keep" else ~conflict & ~again
+    # Conflicts are told apart by content, so among the rows of one id the copies of the first come first.
+    copies = np.arange(len(ids)) - first
+    names = np.where(again, np.char.add(np.char.add(ids, "-"), copies.astype(str)), ids)
+    index = rows.schema.get_field_index("example_id")
+    kept = rows.set_column(index, "example_id", pa.array(names, pa.string())).filter(pa.array(keep))
+    clash = rows.filter(pa.array(conflict))
+    reasons = [f"key {key!r} of corpus.id_column also stands for other content" for key in ids[conflict].tolist()]
     quarantined = pa.table(
         [clash["source_file"], clash["row"], pa.array(reasons, pa.string()), clash["example_id"]],
         schema=QUARANTINE_SCHEMA,
     )
-    return kept, duplicates, quarantined
+    return kept, int(np.count_nonzero(again & ~keep)), quarantined
 
 
-def _assign_splits(rows: pa.Table, corpus: Corpus, seed: int) -> tuple[pa.Table, int]:
-    """Set `split` by hash of the group; drop training rows whose group also stands in a held-out source."""
+def _with_splits(rows: pa.Table, corpus: Corpus, seed: int) -> pa.Table:
+    """Set examples of the corpus apart by hash of their group, so that a group never spans two splits."""
     split = column_of(rows, "split").astype(object)
     own = split == "corpus"
     u = uniform(column_of(rows, "group_key").astype(np.uint64), seed, "split")
-    split[own & (u < corpus.test.fraction)] = "test"
     upper = corpus.test.fraction + corpus.validation.fraction
+    split[own & (u < corpus.test.fraction)] = "test"
     split[own & (u >= corpus.test.fraction) & (u < upper)] = "validation"
-    return rows.set_column(rows.schema.get_field_index("split"), "split", pa.array(split, pa.string())), 0
+    return rows.set_column(rows.schema.get_field_index("split"), "split", pa.array(split, pa.string()))
 
 
 def _corpus_table(
@@ -260,19 +272,11 @@ def _corpus_table(
         step = 1 + np.floor(uniform(keys, seed, "label_flip", "to") * (len(classes) - 1)).astype(np.int32)
         known = column_of(rows.append_column("clean", clean), "clean")
         label = pa.array(np.where(flip, (known + step) % len(classes), known).astype(np.int32))
-    return pa.table(
-        [
-            rows["example_id"],
-            rows["draw_key"],
-            rows["group_key"],
-            rows["x"],
-            label,
-            clean,
-            rows["source_file"],
-            rows["row"],
-        ],
-        schema=corpus_schema(layout.width),
-    )
+    columns = [rows["example_id"], rows["draw_key"], rows["group_key"], rows["x"], label, clean]
+    columns += [rows["source_file"], rows["row"]]
+    if layout.kind == "text":
+        columns.append(rows["text"])
+    return pa.table(columns, schema=corpus_schema(layout.width, text=layout.kind == "text"))
 
 
 def _content(table: pa.Table) -> str:

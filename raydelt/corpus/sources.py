@@ -1,43 +1,157 @@
-"""From the spec's `source` to the list of things to read: files, row groups, bundled data sets."""
+"""From the spec's `source` to the files to read, and from files to units of reading.
+
+A source is a path, a URL, a glob, a folder, or `builtin://NAME` for a set that scikit-learn bundles. Files are listed
+in sorted order. Parquet files are read by row group, images by groups of files, anything else whole.
+
+Caution: a large JSONL or CSV file is one unit, read by one task; cut it up, or convert it to Parquet, to go faster.
+"""
 
 from __future__ import annotations
 
+import posixpath
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+import fsspec
+import pyarrow.parquet as pq
 
 from raydelt.config import Corpus
 from raydelt.errors import InputError
 
 Split = Literal["corpus", "validation", "test"]
 BUILT_IN = "builtin://"
+IMAGES_PER_ITEM = 256
+EXTENSIONS = {
+    "parquet": (".parquet", ".pq"),
+    "jsonl": (".jsonl", ".ndjson", ".json"),
+    "csv": (".csv", ".tsv"),
+    "text": (".txt", ".md"),
+    "image": (".png", ".jpg", ".jpeg"),
+    "idx": ("-idx3-ubyte",),
+}
+COMPRESSED = (".gz", ".zst")
+GLOB = re.compile(r"[*?\[]")
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file to read: its URL, format and split, and what would change if its content did."""
+
+    path: str
+    format: str
+    split: Split
+    size: int
+    mark: str
 
 
 @dataclass(frozen=True)
 class Item:
-    """One unit of reading: a file, or one row group of a Parquet file (-1: the whole file)."""
+    """One unit of reading: a file, one row group of a Parquet file (-1: the whole file), or a group of images."""
 
     path: str
     format: str
     split: Split
     row_group: int = -1
+    members: tuple[str, ...] = ()
 
 
-def expand(corpus: Corpus) -> list[Item]:
-    """All items of the corpus and of held-out splits that have a source of their own, in a fixed order."""
-    items = [item for source in corpus.sources for item in _expand_one(source, corpus, "corpus")]
-    if corpus.validation.source is not None:
-        items += _expand_one(corpus.validation.source, corpus, "validation")
-    if corpus.test.source is not None:
-        items += _expand_one(corpus.test.source, corpus, "test")
-    return items
+def find(corpus: Corpus) -> list[SourceFile]:
+    """The files of the corpus, and of held-out splits that have a source of their own.
+
+    Raises:
+        InputError: a source does not exist, holds no file of a known format, or cannot be listed.
+    """
+    found = [file for source in corpus.sources for file in _files(source, corpus, "corpus", "corpus.source")]
+    for split in ("validation", "test"):
+        source = getattr(corpus, split).source
+        if source is not None:
+            found += _files(source, corpus, split, f"corpus.{split}.source")
+    return found
 
 
-def _expand_one(source: str, corpus: Corpus, split: Split) -> list[Item]:
+def items(files: Sequence[SourceFile]) -> list[Item]:
+    """The units of reading of these files."""
+    result = [item for file in files if file.format != "image" for item in _units(file)]
+    for split in ("corpus", "validation", "test"):
+        images = [file.path for file in files if file.format == "image" and file.split == split]
+        for start in range(0, len(images), IMAGES_PER_ITEM):
+            group = tuple(images[start : start + IMAGES_PER_ITEM])
+            result.append(Item(group[0], "image", split, members=group))
+    return result
+
+
+def _files(source: str, corpus: Corpus, split: Split, field: str) -> Iterator[SourceFile]:
     if source.startswith(BUILT_IN):
-        return [Item(source, "builtin", split)]
-    raise InputError(f"corpus.source {source!r} does not exist: check the path")
+        yield SourceFile(source, "builtin", split, 0, "")
+        return
+    try:
+        fs, path = fsspec.core.url_to_fs(source)
+        listed = _listed(fs, path)
+    except FileNotFoundError as error:
+        raise InputError(f"{field} {source!r} does not exist: check the path") from error
+    except Exception as error:
+        raise InputError(
+            f"{field} {source!r} cannot be listed ({error}): check the URL and its credentials"
+        ) from error
+    single = len(listed) == 1 and posixpath.normpath(listed[0]) == posixpath.normpath(path)
+    chosen = [(name, _format(name, corpus)) for name in listed]
+    if single and chosen[0][1] is None:
+        known = ", ".join(extension for names in EXTENSIONS.values() for extension in names)
+        raise InputError(f"{field} {source!r} has no known extension ({known}): set corpus.format")
+    usable = [(name, kind) for name, kind in chosen if kind is not None]
+    if not usable:
+        wanted = "files of a known format" if corpus.format == "auto" else f"{corpus.format} files"
+        raise InputError(f"{field} {source!r} holds no {wanted}: check the path and corpus.format")
+    local = isinstance(fs, fsspec.implementations.local.LocalFileSystem)
+    for name, kind in usable:
+        info = fs.info(name)
+        mark = next(
+            (str(info[key]) for key in ("ETag", "etag", "mtime", "LastModified", "updated") if key in info), ""
+        )
+        yield SourceFile(name if local else fs.unstrip_protocol(name), kind, split, int(info.get("size") or 0), mark)
 
 
-def state_of(items: list[Item]) -> list[list[str]]:
-    """What identifies the sources' present state without reading them: path, size and change mark of every file."""
-    return [[item.path, item.split] for item in items]
+def _listed(fs: Any, path: str) -> list[str]:
+    """Files that a path stands for, sorted; names that begin with `.` or `_` are passed over inside folders."""
+    if GLOB.search(path):
+        found = [name for name in fs.glob(path) if not fs.isdir(name)]
+        if not found:
+            raise FileNotFoundError(path)
+        return sorted(found)
+    if fs.isdir(path):
+        base = path.rstrip("/") + "/"
+        inside = [name for name in fs.find(path) if not _hidden(name.removeprefix(base))]
+        return sorted(inside)
+    if not fs.exists(path):
+        raise FileNotFoundError(path)
+    return [path]
+
+
+def _hidden(relative: str) -> bool:
+    return any(part.startswith((".", "_")) for part in relative.split("/"))
+
+
+def _format(name: str, corpus: Corpus) -> str | None:
+    """The format of a file by its name, or as the spec says; None where it is none to read."""
+    plain = name
+    for suffix in COMPRESSED:
+        plain = plain.removesuffix(suffix)
+    by_name = next((kind for kind, endings in EXTENSIONS.items() if plain.lower().endswith(endings)), None)
+    if corpus.format == "auto":
+        return by_name
+    return corpus.format if by_name in (None, corpus.format) else None
+
+
+def _units(file: SourceFile) -> list[Item]:
+    whole = Item(file.path, file.format, file.split)
+    if file.format != "parquet":
+        return [whole]
+    try:
+        with fsspec.open(file.path, "rb") as opened:
+            groups = pq.ParquetFile(opened).num_row_groups
+    except Exception:
+        # Reading it will fail as well, and that failure goes to quarantine with its reason.
+        return [whole]
+    return [Item(file.path, "parquet", file.split, group) for group in range(groups)]

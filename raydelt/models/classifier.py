@@ -92,7 +92,9 @@ def build(spec: ModelSpec, input_shape: Sequence[int], num_classes: int, *, seed
         if network is None:
             network = load_factory(cast(str, spec.factory))(tuple(input_shape), num_classes)
     if not isinstance(network, nn.Module):
-        raise SpecError(f"model.factory {spec.factory!r} returned {type(network).__name__}: it must return a torch module")
+        raise SpecError(
+            f"model.factory {spec.factory!r} returned {type(network).__name__}: it must return a torch module"
+        )
     return Classifier(network, input_shape, num_classes)
 
 

@@ -1,19 +1,22 @@
-"""What a run found, as a short table on the terminal and as plain data."""
+"""What a run found, as a short table on the terminal, as aligned lines elsewhere, and as plain data."""
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from raydelt.errors import InputError
+from raydelt.report.wording import MINUS, duration, interval, mean, percent, points
 from raydelt.rundir import RECORD
 from raydelt.storage import Store, read_manifest
 
 
 def result(store: Store) -> dict[str, Any]:
-    """The record of a run, with its summary where the report stands.
+    """The record of a run, with its summary where the report stands and belongs to this record.
 
     Raises:
         InputError: the place holds no finished stage.
@@ -22,38 +25,72 @@ def result(store: Store) -> dict[str, Any]:
         raise InputError(f"{store.root!r} holds no raydelt run (no {RECORD}): check the path, or finish the run")
     record: dict[str, Any] = store.read_json(RECORD)
     report = read_manifest(store, "report")
-    return record | {"summary": report.facts["summary"] if report else None}
+    recorded = record["stages"].get("report", {}).get("fingerprint")
+    current = report is not None and report.fingerprint == recorded
+    return record | {"summary": report.facts["summary"] if report is not None and current else None}
 
 
 def show(store: Store, *, unchanged: bool = False) -> None:
     """Print the result of a run."""
-    console = Console()
     found = result(store)
     if unchanged:
-        console.print(f"nothing to do: every stage of {store.root} is up to date")
+        print(f"nothing to do: every stage of {store.root} is up to date")
     if found["summary"] is None:
         for name, stage in found["stages"].items():
-            console.print(f"{name:10} {stage['rows']:>10} rows   {store.path(name)}")
+            print(f"{name:10} {stage['rows']:>10} rows   {store.path(name)}")
         return
-    console.print(_table(found["summary"]))
-    console.print(f"report: {store.path('report/index.html')}")
+    page = store.path("report/index.html")
+    rows = lines(found["summary"])
+    rows.append(("report", page if store.exists("report/index.html") else store.path("report/summary.json")))
+    if sys.stdout.isatty():
+        _print_table(found["summary"]["name"], rows)
+        return
+    print(found["summary"]["name"])
+    width = max(len(name) for name, _ in rows)
+    for name, text in rows:
+        print(f"  {name:{width}}  {text}")
 
 
-def _table(summary: dict[str, Any]) -> Table:
-    table = Table(title=summary["name"], show_header=False)
-    selection, training = summary["selection"], summary["training"]
-    table.add_row("kept", f"{selection['kept']} of {selection['of']} examples")
-    detection = summary["detection"]
-    if detection:
-        table.add_row(
-            "flipped labels",
-            f"{detection['flipped']} in the corpus, {detection['kept_flipped']} in the selection; by "
-            f"{detection['component']}: AUROC {detection['auroc']:.4f}, precision at k {detection['precision_at_k']:.3f}",
-        )
+def lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """What matters of a summary, as names and texts."""
+    selection, training, cost = summary["selection"], summary["training"], summary["cost"]
+    share = percent(selection["kept"] / selection["of"], 1)
+    rows = [("kept", f"{selection['kept']} of {selection['of']} examples ({share})")]
+    rows += _found(summary["detection"])
     for arm, values in training["accuracy"].items():
-        table.add_row(f"accuracy, {arm}", f"{100 * sum(values) / len(values):.2f} % (mean of {len(values)} seeds)")
+        rows.append((f"accuracy, {arm}", f"{percent(mean(values))} ({_seeds(len(values))})"))
     for arm, d in training["differences"].items():
-        interval = "" if d["low"] is None else f" [{100 * d['low']:+.2f}, {100 * d['high']:+.2f}]"
-        table.add_row(f"selected - {arm}", f"{100 * d['mean']:+.2f} points{interval}: {d['verdict']}")
-    table.add_row("steps per training", str(training["steps"]))
-    return table
+        rows.append((f"selected - {arm}", f"{points(d['mean'])} points, {interval(d)}: {d['verdict']}"))
+    rows.append(("choosing", f"{duration(cost['scoring'])} (proxies, scores, ranking, selection)"))
+    count = f"{cost['trainings']} trainings of {training['steps']} steps"
+    rows.append(("training", f"{duration(cost['training'])} ({count}, {duration(cost['one_training'])} each)"))
+    # A terminal or a log that is not UTF-8 takes these lines too.
+    return [(name, text.replace(MINUS, "-")) for name, text in rows]
+
+
+def _found(detection: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """The line on flipped labels, where the spec flipped any."""
+    if detection is None:
+        return []
+    text = f"{detection['flipped']} in the corpus, {detection['kept_flipped']} left in the selection"
+    if detection["auroc"] is not None:
+        text += (
+            f"; by {detection['component']}: AUROC {detection['auroc']:.4f}, "
+            f"precision at k {detection['precision_at_k']:.3f}"
+        )
+    return [("flipped labels", text)]
+
+
+def _seeds(number: int) -> str:
+    return "one seed" if number == 1 else f"mean of {number} seeds"
+
+
+def _print_table(title: str, rows: list[tuple[str, str]]) -> None:
+    table = Table(title=Text(title), show_header=False, title_justify="left")
+    for name, text in rows[:-1]:
+        table.add_row(Text(name), Text(text))
+    console = Console()
+    console.print(table)
+    name, place = rows[-1]
+    # A path that is broken into lines cannot be opened by a click.
+    console.print(Text(f"{name}: {place}"), soft_wrap=True)

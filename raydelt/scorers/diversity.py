@@ -53,7 +53,9 @@ class Diversity:
         self.count, self.total = context.statistics[self.name]
 
     def score(self, batch: pa.RecordBatch) -> dict[str, Array]:
-        return {"diversity": mean_cosine_diversity(unit_rows(self.transform(features_of(batch))), self.count, self.total)}
+        return {
+            "diversity": mean_cosine_diversity(unit_rows(self.transform(features_of(batch))), self.count, self.total)
+        }
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ follows from it, so a step that is done twice gives the same state.
 from __future__ import annotations
 
 import tempfile
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -74,6 +75,7 @@ def _start(replicate: int, results: list[dict[str, Any]], failed: str = "") -> d
         "results": results,
         "failed": failed,
         "step": 0,
+        "seconds": 0.0,
         "model": None,
         "optimizer": None,
         "curve": [],
@@ -91,6 +93,7 @@ def _resumed() -> dict[str, Any]:
 
 def _train_one(work: Work, replicate: Replicate, state: dict[str, Any], progress: Any) -> dict[str, Any]:
     """Train one replicate from `state` on; its result."""
+    started = time.perf_counter()
     context = ray.train.get_context()
     worker, workers = context.get_world_rank(), context.get_world_size()
     model = classifier.build(work.model, work.input_shape, work.num_classes, seed=replicate.seed)
@@ -125,9 +128,11 @@ def _train_one(work: Work, replicate: Replicate, state: dict[str, Any], progress
                 progress.advance.remote(len(window))
             window = []
         if (step + 1) % work.checkpoint_every == 0 and step + 1 < work.steps:
-            state |= {"step": step + 1, "model": model.state_dict(), "optimizer": optimiser.state_dict()}
-            _checkpoint(state)
+            seconds = state["seconds"] + time.perf_counter() - started
+            parts = {"model": model.state_dict(), "optimizer": optimiser.state_dict()}
+            _checkpoint(state | parts | {"step": step + 1, "seconds": seconds})
     result = {"arm": replicate.arm, "seed": replicate.seed, "rows": order.rows, "curve": state["curve"]}
+    result["seconds"] = state["seconds"] + time.perf_counter() - started
     if not np.isfinite(state["curve"][-1][1]):
         return result | {
             "failed": f"training of {replicate.arm} (seed {replicate.seed}) diverged: lower train.recipe.lr"

@@ -1,0 +1,91 @@
+"""What a run may claim, in words and numbers, for the page and the terminal alike. Pure functions of the summary.
+
+A difference counts as shown only where its 95 % interval over the seeds leaves zero out; one seed shows nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+MINUS = "\N{MINUS SIGN}"
+SAMPLES = {"random": "a random subset of the same size", "full": "the full corpus"}
+
+
+def mean(values: Sequence[float]) -> float:
+    """The mean of at least one value."""
+    return sum(values) / len(values)
+
+
+def percent(share: float, digits: int = 2) -> str:
+    """A share of one as per cent: 0.9564 is `95.64 %`."""
+    return f"{100 * share:.{digits}f} %"
+
+
+def points(difference: float) -> str:
+    """A difference of shares in percentage points with its sign: `+0.35`, `−1.20`, or `0.00`."""
+    text = f"{100 * difference:+.2f}"
+    return "0.00" if float(text) == 0 else text.replace("-", MINUS)
+
+
+def interval(difference: Mapping[str, Any]) -> str:
+    """The interval of a paired difference: `[+0.12, +0.58]`, or that there is none."""
+    if difference["low"] is None:
+        return "one seed, no interval"
+    return f"[{points(difference['low'])}, {points(difference['high'])}]"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as people say them: `0.35 s`, `12.3 s`, `4 min 10 s`, `3 h 5 min`."""
+    if seconds is None:
+        return "not known"
+    if seconds < 120:
+        return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    if seconds < 7200:
+        return f"{int(seconds) // 60} min {int(seconds) % 60} s"
+    return f"{minutes // 60:,} h {minutes % 60} min"
+
+
+def claim(summary: Mapping[str, Any]) -> str:
+    """The run's result in one or two sentences."""
+    training = summary["training"]
+    own = training["accuracy"]["selected"]
+    seeds = f"mean of {len(own)} seeds" if len(own) > 1 else "one seed"
+    text = (
+        f"A model trained on the selection for {training['steps']:,} steps reaches {percent(mean(own))} test accuracy "
+        f"({seeds})."
+    )
+    if not training["differences"]:
+        return f"{text} No baseline was trained, so whether the selection helps is not known."
+    said = "; ".join(_comparison(arm, d) for arm, d in training["differences"].items())
+    return f"{text} {said[0].upper()}{said[1:]}."
+
+
+def _comparison(arm: str, difference: Mapping[str, Any]) -> str:
+    other, told = SAMPLES.get(arm, arm), difference["verdict"]
+    numbers = f"{points(difference['mean'])} percentage points, "
+    numbers += "one seed" if difference["low"] is None else f"95 % interval {interval(difference)}"
+    if told == "no difference shown":
+        return f"no difference shown from {other} ({numbers})"
+    return f"{told} than {other} ({numbers})"
+
+
+def price(cost: Mapping[str, Any]) -> list[str]:
+    """What choosing cost beside what training costs, sentence by sentence."""
+    scoring, one = cost["scoring"], cost["one_training"]
+    if scoring is None or one is None:
+        return ["The seconds of a stage that ran in an unfinished execution are not known, so neither is the cost."]
+    times = f", as much as {scoring / one:.1f} trainings" if one else ""
+    said = [
+        f"Choosing took {duration(scoring)}{times} (one took {duration(one)}, start-up included).",
+        "All arms train for the same number of steps, so the selection saved no training time in this run: "
+        "choosing comes on top.",
+    ]
+    if cost["breaks_even"]:
+        said.append(
+            f"Against training on everything for as many epochs, each training on the selection would save about "
+            f"{duration(cost['saved_per_training'])}; choosing would be paid back after {cost['breaks_even']:,} "
+            f"such training{'' if cost['breaks_even'] == 1 else 's'}."
+        )
+    return said

@@ -1,0 +1,211 @@
+"""A finished run made by hand: small Parquet files in a temporary directory, and the manifests that describe them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from raydelt import cluster
+from raydelt.config import RunConfig, validate
+from raydelt.examples import QUARANTINE_SCHEMA, RANKING_SCHEMA, SELECTION_SCHEMA
+from raydelt.report.parts import ScoredParts
+from raydelt.report.stage import summarise
+from raydelt.storage import Manifest, Store
+from raydelt.train.compare import paired
+
+Columns = dict[str, np.ndarray[Any, Any]]
+
+
+@dataclass
+class HandMade:
+    """The settings of a hand-made run; `make` writes it."""
+
+    rows: int = 240
+    cuts: Sequence[int] = (80, 160)
+    classes: Sequence[str] = ("cat", "dog", "owl")
+    flips: bool = True
+    errors: bool = True
+    columns: Columns | None = None
+    baselines: Sequence[str] = ("random", "full")
+    seeds: Sequence[int] = (0, 1, 2)
+    source_file: str = "in/a.parquet"
+    bad: Sequence[tuple[str, int | None, str]] = ()
+    spec: dict[str, Any] = field(default_factory=dict)
+
+    def scores(self) -> Columns:
+        """Component values [rows]; difficulty and consistency tell flipped labels apart, diversity does not."""
+        if self.columns is not None:
+            return self.columns
+        rng = np.random.default_rng(3)
+        difficulty = np.clip(rng.beta(2, 6, self.rows) + 0.6 * self.flipped(), 0, 1)
+        columns = {
+            "difficulty": difficulty,
+            "consistency": np.round((1 - difficulty) * 5) / 5,
+            "diversity": rng.normal(0.3, 0.1, self.rows),
+        }
+        if self.errors:
+            columns["difficulty_se"] = rng.uniform(0.01, 0.05, self.rows)
+        return {name: values.astype(np.float32) for name, values in columns.items()}
+
+    def flipped(self) -> np.ndarray[Any, Any]:
+        return (np.arange(self.rows) % 10 == 3) & self.flips
+
+    def make(self, folder: Path) -> Finished:
+        """Write the files."""
+        return Finished(self, Store(str(folder)))
+
+
+@dataclass
+class Finished:
+    """A hand-made run on disk."""
+
+    made: HandMade
+    store: Store
+
+    def __post_init__(self) -> None:
+        self.columns = self.made.scores()
+        self.components = [name for name in self.columns if not name.endswith("_se")]
+        self.manifests = {
+            "corpus": self._corpus(),
+            "scores": self._scores(),
+            "ranking": self._ranking(),
+            "selection": self._selection(),
+            "model": self._model(),
+        }
+        self.parts = ScoredParts.of(self.store, self.manifests["corpus"], self.manifests["scores"])
+
+    @property
+    def config(self) -> RunConfig:
+        gated = "consistency" in self.columns
+        base = {
+            "name": "hand-made",
+            "corpus": {"source": "in", "label_column": "label"},
+            "score": [{"kind": kind} for kind in ("difficulty", "consistency", "diversity")],
+            "rank": {"combine": {"gate": {"component": "consistency", "at_least": 0.5} if gated else None}},
+            "select": {"value": 0.5},
+            "output": "runs/hand-made",
+        }
+        return validate(base | self.made.spec)
+
+    def summary(self) -> dict[str, Any]:
+        seconds = {"corpus": 1.5, "scores": 3.0, "ranking": 0.2, "selection": 0.1, "model": 30.0}
+        return summarise(self.config, self.manifests, seconds, self.store)
+
+    def _write(self, stage: str, table: pa.Table, cuts: Sequence[int]) -> list[Any]:
+        edges = [0, *cuts, table.num_rows]
+        slices = [table.slice(low, high - low) for low, high in itertools.pairwise(edges)]
+        return [self.store.write_table(f"{stage}/part-{i:05d}.parquet", own) for i, own in enumerate(slices)]
+
+    def _ids(self) -> list[str]:
+        return [f"{row:032x}" for row in range(self.made.rows)]
+
+    def _corpus(self) -> Manifest:
+        made, n, count = self.made, self.made.rows, len(self.made.classes)
+        clean = np.arange(n, dtype=np.int32) % max(count, 1)
+        label = np.where(made.flipped(), (clean + 1) % max(count, 1), clean).astype(np.int32)
+        missing = np.full(n, count == 0)
+        table = pa.table(
+            {
+                "example_id": self._ids(),
+                "label": pa.array(label, mask=missing),
+                "label_clean": pa.array(clean, mask=missing),
+                "source_file": [made.source_file] * n,
+                "row": np.arange(n),
+            }
+        )
+        bad = pa.table(
+            [[b[i] for b in made.bad] for i in range(3)] + [["digest"] * len(made.bad)], schema=QUARANTINE_SCHEMA
+        )
+        sides = {"quarantine": [self.store.write_table("quarantine/part.parquet", bad)]} if made.bad else {}
+        facts = dict.fromkeys(("validation", "duplicates", "overlap", "bad_files"), 0)
+        rows = sum(b[1] is not None for b in made.bad)
+        facts |= {"read": n + 60 + rows, "corpus": n, "test": 60, "quarantined": rows}
+        facts |= {"flipped": int(made.flipped().sum()), "bad_files": len(made.bad) - rows}
+        return Manifest(
+            "corpus", "c" * 32, self._write("corpus", table, made.cuts), sides, facts | {"classes": list(made.classes)}
+        )
+
+    def _scores(self) -> Manifest:
+        table = pa.table({"example_id": self._ids(), **self.columns})
+        facts = {"scored": self.made.rows, "quarantined": 0, "columns": {"all": self.components}}
+        return Manifest("scores", "d" * 32, self._write("scores", table, self.made.cuts), {}, facts)
+
+    def _ranking(self) -> Manifest:
+        n, first = self.made.rows, self.columns[self.components[0]].astype(np.float64)
+        gate = self.columns["consistency"] >= 0.5 if "consistency" in self.columns else np.ones(n, bool)
+        order = np.lexsort((first, gate))
+        labels = np.arange(n) % max(len(self.made.classes), 1)
+        edges = [0, *self.made.cuts, n]
+        part = np.searchsorted(edges, np.arange(n), side="right") - 1
+        self.ranked = pa.table(
+            {
+                "example_id": [self._ids()[i] for i in order],
+                "score": first[order],
+                "score_se": pa.array(np.full(n, 0.03), mask=np.full(n, not self.made.errors)),
+                "gate": gate[order],
+                "rank": np.arange(n),
+                "percentile": np.arange(n) / n,
+                "label": pa.array(labels[order], mask=np.full(n, not self.made.classes)),
+                "part": part[order],
+                "part_row": (np.arange(n) - np.array(edges)[part])[order],
+            }
+        ).cast(RANKING_SCHEMA)
+        facts = {"weights": {self.components[0]: 1.0}, "gated_out": int((~gate).sum()), "rows": n}
+        return Manifest("ranking", "e" * 32, self._write("ranking", self.ranked, [n // 3]), {}, facts)
+
+    def _selection(self) -> Manifest:
+        n = self.made.rows
+        first = n - n // 2
+        kept = self.ranked.slice(first)
+        k = kept.num_rows
+        table = pa.table(
+            [
+                kept["example_id"],
+                kept["rank"],
+                pa.array(np.random.default_rng(5).permutation(k)),
+                pa.array(np.ones(k)),
+                pa.array(["among the highest"] * k),
+                kept["part"],
+                kept["part_row"],
+            ],
+            schema=SELECTION_SCHEMA,
+        )
+        gates = kept["gate"].to_numpy()
+        cut = float(kept["score"].to_numpy()[gates].min()) if gates.any() else None
+        facts = {"kept": k, "of": n, "below_gate": int((~gates).sum()), "cut_score": cut}
+        below = max(0, n // 3 - first)
+        return Manifest("selection", "f" * 32, self._write("selection", table, [below]), {}, facts)
+
+    def _model(self) -> Manifest:
+        rng = np.random.default_rng(11)
+        levels = {"selected": 0.95, "random": 0.93, "full": 0.96}
+        accuracy, results = {}, []
+        for arm in ["selected", *self.made.baselines]:
+            accuracy[arm] = [levels[arm] + 0.002 * rng.standard_normal() for _ in self.made.seeds]
+            for seed, value in zip(self.made.seeds, accuracy[arm], strict=True):
+                curve = [[step, 2.0 / step**0.5 + 0.01 * rng.random()] for step in range(10, 101, 10)]
+                results.append({"arm": arm, "seed": seed, "curve": curve, "accuracy": value})
+        differences = {}
+        for arm in self.made.baselines:
+            d = paired(accuracy["selected"], accuracy[arm])
+            differences[arm] = {**d.__dict__, "verdict": d.verdict}
+        facts = {"steps": 100, "results": results, "accuracy": accuracy, "differences": differences}
+        return Manifest("model", "a" * 32, [], {}, facts | {"rows_processed": 3200 * len(results)})
+
+
+@pytest.fixture
+def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Finished]:
+    """Writes a hand-made run, and lets its tasks run one after another in this process, without Ray."""
+
+    def serial(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], **_: Any) -> list[Any]:
+        return [function(*call) for call in calls]
+
+    monkeypatch.setattr(cluster, "parallel", serial)
+    return lambda **changes: HandMade(**changes).make(tmp_path / str(len(list(tmp_path.iterdir()))))
