@@ -86,7 +86,7 @@ def _flow(run: Run) -> Any:
         lambda stage: read_corpus(config.corpus, files, stage, seed=config.seed),
     )
     yield
-    content = [corpus.facts["content"], corpus.facts["classes"], corpus.facts["input_shape"]]
+    content = [corpus.facts[key] for key in ("content", "classes", "input_shape", "standardize")]
     proxies: Manifest | None = None
     scorers = [spec.build() for spec in config.score]
     if rank.method == "folding_sort" and any(scorer.needs_model for scorer in scorers):
@@ -100,7 +100,7 @@ def _flow(run: Run) -> Any:
     models = proxies.fingerprint if proxies else c["model"]
     scores = run.stage(
         "scores",
-        [content, c["score"], c["corpus"]["standardize"], [s.version for s in scorers], models],
+        [content, c["score"], [s.version for s in scorers], models],
         lambda stage: score_corpus(config, corpus, proxies, stage),
     )
     yield

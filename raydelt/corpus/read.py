@@ -66,7 +66,7 @@ def read_corpus(corpus: Corpus, files: Sequence[SourceFile], stage: Stage, *, se
     bad = cluster.parallel(
         _write_quarantine, [(stage, i, block) for i, block in enumerate(blocks)], label="quarantine"
     )
-    facts = _facts(done, tally, layout, classes)
+    facts = _facts(done, tally, layout, classes, corpus)
     _check_result(facts, corpus)
     return stage.publish(
         [part.corpus for part in done if part.corpus.rows],
@@ -296,7 +296,9 @@ def _write_quarantine(stage: Stage, index: int, block: pa.Table) -> Part:
     return stage.run.write_table(stage.file("part-corpus", index, folder="quarantine"), table)
 
 
-def _facts(done: Sequence[_DonePart], tally: _Tally, layout: Layout, classes: list[str]) -> dict[str, Any]:
+def _facts(
+    done: Sequence[_DonePart], tally: _Tally, layout: Layout, classes: list[str], corpus: Corpus
+) -> dict[str, Any]:
     counts = sum((part.counts for part in done), Counter[str]())
     per_class = sum((part.per_class for part in done), Counter[int]())
     return {
@@ -312,12 +314,17 @@ def _facts(done: Sequence[_DonePart], tally: _Tally, layout: Layout, classes: li
         "classes": classes,
         "per_class": [per_class[index] for index in range(len(classes))],
         "input_shape": list(layout.input_shape),
+        "standardize": corpus.standardize,
         "width": layout.width,
         "content": fingerprint([part.content for part in done]),
     }
 
 
 def _check_result(facts: dict[str, Any], corpus: Corpus) -> None:
+    """Refuse a corpus that cannot be used, and tell of classes without a training example."""
+    empty = [name for name, count in zip(facts["classes"], facts["per_class"], strict=True) if count == 0]
+    if empty:
+        log.warning("no training example of class %s", ", ".join(empty))
     if facts["corpus"] == 0:
         raise InputError(
             f"corpus.source {corpus.source!r} leaves no example to score ({facts['read']} rows read, "

@@ -35,7 +35,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Ordered:
-    """One materialised training order: its files, rows, and the mean and spread [width] of its features."""
+    """One materialised training order: its files, rows, and what to standardise its features by, [width] each."""
 
     name: str
     files: list[str]
@@ -46,24 +46,25 @@ class Ordered:
 
 def order_examples(corpus: Manifest, selection: Manifest, arms: Sequence[Arm], stage: Stage, *, seed: int) -> Manifest:
     """Publish the selection in training order, and the baseline arms beside it."""
-    shape = corpus.facts["input_shape"]
     files = [part.file for part in corpus.parts]
     selected, moments = _materialise(
         stage, "part", files, [part.file for part in selection.parts], _place_of_selection, selection.rows
     )
-    orders = [_described("selected", selected, moments, shape)]
+    orders = [_described("selected", selected, moments, corpus.facts)]
     sides: dict[str, list[Part]] = {}
     for arm in arms:
         rows = selection.rows if arm.kind == "random" else corpus.rows
         place = cluster.shared(_random_places, stage.run, files, rows, seed, arm.name, label=f"order: {arm.name}")
         parts, moments = _materialise(stage, arm.name, files, [place], _same_table, rows)
-        orders.append(_described(arm.name, parts, moments, shape))
+        orders.append(_described(arm.name, parts, moments, corpus.facts))
         sides[arm.name] = parts
     return stage.publish(selected, {"orders": [order.__dict__ for order in orders]}, sides)
 
 
-def _described(name: str, parts: Sequence[Part], moments: Moments, shape: Sequence[int]) -> Ordered:
-    mean, scale = moments.standardisation(shape)
+def _described(name: str, parts: Sequence[Part], moments: Moments, facts: dict[str, Any]) -> Ordered:
+    mean, scale = moments.standardisation(facts["input_shape"])
+    if not facts["standardize"]:
+        mean, scale = np.zeros_like(mean), np.ones_like(scale)
     return Ordered(name, [p.file for p in parts], sum(p.rows for p in parts), mean.tolist(), scale.tolist())
 
 

@@ -43,7 +43,7 @@ def assign_folds(
     group_class = labels[first]
     counts = np.bincount(group_class, minlength=len(classes))
     for name, count in zip(classes, counts, strict=True):
-        if count < folds:
+        if 0 < count < folds:
             raise SpecError(
                 f"class {name!r} has {count} distinct examples but rank.folds is {folds}: "
                 f"lower rank.folds, add examples, or merge the class with another"

@@ -126,7 +126,8 @@ def _fit_one(
     held_out = data.folds[r] == f
     x, y = data.x[~held_out], data.y[~held_out]
     model = classifier.build(spec, shape, classes, seed=proxy_seed(seed, r, f))
-    model.set_standardisation(*Moments.of(x).standardisation(shape))
+    if facts["standardize"]:
+        model.set_standardisation(*Moments.of(x).standardisation(shape))
     history: list[float] = []
 
     def measure(epoch: int) -> None:

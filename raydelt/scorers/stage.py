@@ -8,6 +8,7 @@ not finite go to quarantine. Memory of an actor: the R F models, one part, and o
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -16,16 +17,19 @@ import numpy as np
 import pyarrow as pa
 
 from raydelt import cluster
-from raydelt.config import RunConfig
+from raydelt.config import ModelSpec, RunConfig
 from raydelt.errors import ErrorBudgetExceeded
-from raydelt.examples import DRAW_KEY, EXAMPLE_ID, FEATURES, LABEL, QUARANTINE_SCHEMA
+from raydelt.examples import DRAW_KEY, EXAMPLE_ID, FEATURES, LABEL, QUARANTINE_SCHEMA, column_of
 from raydelt.models.moments import FeatureMoments
 from raydelt.scorers.crossfit import FOLDS, HeldOutEnsemble
 from raydelt.scorers.protocol import Array, Reducer, Scorer, ScoringContext
 from raydelt.scorers.proxies import load_models
 from raydelt.storage import Manifest, Part, Stage, Store
 
+log = logging.getLogger(__name__)
+
 BATCH_ROWS = 1024
+FLAT = 1e-7
 READ = (EXAMPLE_ID, DRAW_KEY, FEATURES, LABEL)
 
 
@@ -45,10 +49,14 @@ def score_corpus(config: RunConfig, corpus: Manifest, proxies: Manifest | None, 
     """Score every example of the corpus and publish the components.
 
     Raises:
+        InputError: the spec's checkpoint is missing or does not fit its model.
         ErrorBudgetExceeded: more scores than `corpus.error_budget` allows are not finite.
     """
     reader = PartReader(stage.run, tuple(part.file for part in corpus.parts))
     scorers = [spec.build() for spec in config.score]
+    if proxies is None and any(scorer.needs_model for scorer in scorers):
+        # An actor that cannot start is started again and again; a task says at once what is wrong.
+        cluster.parallel(_try_checkpoint, [(stage.run, config.model, corpus.facts)], label="score: checkpoint")
     context = _fit(config, corpus, reader, scorers)
     items = [{"part": index} for index in range(len(corpus.parts))]
     options = {
@@ -72,6 +80,7 @@ def score_corpus(config: RunConfig, corpus: Manifest, proxies: Manifest | None, 
             f"{config.corpus.error_budget:g} allows; the first: {_first_reason(stage.run, bad)}"
         )
     columns = {scorer.name: list(scorer.columns) for scorer in scorers}
+    _warn_of_constants(stage.run, parts, [name for names in columns.values() for name in names])
     return stage.publish(
         parts, {"scored": scored, "quarantined": quarantined, "columns": columns}, {"quarantine": bad}
     )
@@ -91,6 +100,33 @@ def _fit(config: RunConfig, corpus: Manifest, reader: PartReader, scorers: Seque
         return cluster.reduce_parts(reducer, reader, parts, label="score: statistics")
 
     return replace(bare, statistics={scorer.name: scorer.fit(reduce, bare) for scorer in scorers})
+
+
+def _warn_of_constants(run: Store, parts: Sequence[Part], columns: Sequence[str]) -> None:
+    """Tell of components that are the same for every example, one task per part."""
+    ranges = cluster.parallel(_ranges, [(run, part.file, columns) for part in parts], label="score: ranges")
+    for place, name in enumerate(columns):
+        low, high = min(r[place][0] for r in ranges), max(r[place][1] for r in ranges)
+        if high - low <= FLAT * max(1.0, abs(high)) and sum(part.rows for part in parts) > 1:
+            log.warning("component %s is %.3g for every example and ranks nothing%s", name, low, _HINTS.get(name, ""))
+
+
+_HINTS = {
+    "consistency_js": ": the augmentation changes no prediction (raise score.consistency.strength)",
+    "consistency": ": the augmentation is too weak or too strong (change score.consistency.strength)",
+}
+
+
+def _ranges(run: Store, file: str, columns: Sequence[str]) -> list[tuple[float, float]]:
+    """Least and greatest value of each column in one file; empty files have none."""
+    table = run.read_table(file, columns)
+    if table.num_rows == 0:
+        return [(np.inf, -np.inf)] * len(columns)
+    return [(float(column_of(table, name).min()), float(column_of(table, name).max())) for name in columns]
+
+
+def _try_checkpoint(run: Store, model: ModelSpec, facts: dict[str, Any]) -> None:
+    load_models(run, model, facts, None)
 
 
 def _first_reason(run: Store, bad: Sequence[Part]) -> str:
