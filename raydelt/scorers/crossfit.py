@@ -41,7 +41,8 @@ def assign_folds(
     """
     unique, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
     group_class = labels[first]
-    counts = np.bincount(group_class, minlength=len(classes))
+    held = np.unique(np.stack([inverse, labels]), axis=1)[1]
+    counts = np.bincount(held, minlength=len(classes))
     for name, count in zip(classes, counts, strict=True):
         if 0 < count < folds:
             raise SpecError(

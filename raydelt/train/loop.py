@@ -79,6 +79,7 @@ def _start(replicate: int, results: list[dict[str, Any]], failed: str = "") -> d
         "model": None,
         "optimizer": None,
         "curve": [],
+        "window": [],
     }
 
 
@@ -96,50 +97,70 @@ def _train_one(work: Work, replicate: Replicate, state: dict[str, Any], progress
     started = time.perf_counter()
     context = ray.train.get_context()
     worker, workers = context.get_world_rank(), context.get_world_size()
-    model = classifier.build(work.model, work.input_shape, work.num_classes, seed=replicate.seed)
-    order = replicate.order
-    model.set_standardisation(np.asarray(order.mean), np.asarray(order.scale))
-    if state["model"] is not None:
-        model.load_state_dict(state["model"])
+    model, optimiser = _built(work, replicate, state)
     wrapped = DistributedDataParallel(model, broadcast_buffers=False) if workers > 1 else model
-    optimiser = classifier.optimizer(model, work.recipe)
-    if state["optimizer"] is not None:
-        optimiser.load_state_dict(state["optimizer"])
-    size = work.recipe.batch_size
-    reader = OrderedReader(
-        work.stage.run, order.files, order.rows, ROWS_PER_FILE, size, replicate.seed, replicate.shuffle_later_epochs
-    )
+    reader = _reader(work, replicate)
     every = max(1, work.steps // CURVE_POINTS)
-    window: list[float] = []
+    window, curve = list(state["window"]), list(state["curve"])
     model.train()
     for step in range(state["step"], work.steps):
         batch = reader.step(step, worker=worker, workers=workers)
         optimiser.zero_grad(set_to_none=True)
-        losses = nn.functional.cross_entropy(
-            wrapped(torch.from_numpy(batch.x)), torch.from_numpy(batch.y), reduction="none"
-        )
-        loss = (losses * torch.from_numpy(batch.weight)).sum() * (workers / size)
+        logits = wrapped(torch.from_numpy(batch.x))
+        losses = nn.functional.cross_entropy(logits, torch.from_numpy(batch.y), reduction="none")
+        # DDP averages over workers, so each one's share of the global mean is scaled up by their number.
+        loss = (losses * torch.from_numpy(batch.weight)).sum() * (workers / work.recipe.batch_size)
         loss.backward()
         optimiser.step()
         window.append(float(loss.detach()))
         if (step + 1) % every == 0 or step + 1 == work.steps:
-            state["curve"].append([step + 1, _mean_over_workers(float(np.mean(window)), workers)])
+            curve.append([step + 1, _mean_over_workers(float(np.mean(window)), workers)])
             if progress is not None and worker == 0:
                 progress.advance.remote(len(window))
             window = []
         if (step + 1) % work.checkpoint_every == 0 and step + 1 < work.steps:
+            parts = {
+                "model": model.state_dict(),
+                "optimizer": optimiser.state_dict(),
+                "window": window,
+                "curve": curve,
+            }
             seconds = state["seconds"] + time.perf_counter() - started
-            parts = {"model": model.state_dict(), "optimizer": optimiser.state_dict()}
             _checkpoint(state | parts | {"step": step + 1, "seconds": seconds})
-    result = {"arm": replicate.arm, "seed": replicate.seed, "rows": order.rows, "curve": state["curve"]}
-    result["seconds"] = state["seconds"] + time.perf_counter() - started
-    if not np.isfinite(state["curve"][-1][1]):
-        return result | {
-            "failed": f"training of {replicate.arm} (seed {replicate.seed}) diverged: lower train.recipe.lr"
-        }
+    seconds = state["seconds"] + time.perf_counter() - started
+    result = {"arm": replicate.arm, "seed": replicate.seed, "rows": replicate.order.rows, "seconds": seconds}
+    if not np.isfinite(curve[-1][1]):
+        told = f"training of {replicate.arm} (seed {replicate.seed}) diverged: lower train.recipe.lr"
+        return result | {"failed": told}
     if replicate.keep_model and worker == 0:
         result["model"] = asdict(_keep(work.stage, model))
-    return result | evaluate(work, model, worker, workers)
+    return result | {"curve": curve} | evaluate(work, model, worker, workers)
+
+
+def _built(
+    work: Work, replicate: Replicate, state: dict[str, Any]
+) -> tuple[classifier.Classifier, torch.optim.Optimizer]:
+    """The model and its optimiser, fresh or as the state holds them."""
+    model = classifier.build(work.model, work.input_shape, work.num_classes, seed=replicate.seed)
+    model.set_standardisation(np.asarray(replicate.order.mean), np.asarray(replicate.order.scale))
+    optimiser = classifier.optimizer(model, work.recipe)
+    if state["model"] is not None:
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimizer"])
+    return model, optimiser
+
+
+def _reader(work: Work, replicate: Replicate) -> OrderedReader:
+    order = replicate.order
+    return OrderedReader(
+        work.stage.run,
+        order.files,
+        order.rows,
+        ROWS_PER_FILE,
+        work.recipe.batch_size,
+        replicate.seed,
+        replicate.shuffle_later_epochs,
+    )
 
 
 def _mean_over_workers(value: float, workers: int) -> float:

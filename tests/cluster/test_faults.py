@@ -70,7 +70,7 @@ def test_a_killed_training_worker_goes_on_from_its_checkpoint(tmp_path: Path) ->
     changes = {
         "score": [{"kind": "tests.plugins:HashConfig"}],
         "rank": {"combine": {"weights": {"hash": 1.0}, "gate": None}},
-        "train": {"recipe": {"steps": 4000}, "seeds": [0], "baselines": [], "checkpoint_every": 500},
+        "train": {"recipe": {"steps": 4000}, "seeds": [0], "baselines": [], "checkpoint_every": 330},
     }
     quiet = pipeline.execute(spec(source, tmp_path / "quiet", **changes))
     killed: list[int] = []
