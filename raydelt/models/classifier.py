@@ -11,6 +11,7 @@ number of threads; workers use one.
 from __future__ import annotations
 
 import importlib
+import itertools
 from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any, cast
@@ -21,7 +22,7 @@ import torch
 from torch import nn
 
 from raydelt.config import ModelSpec, Recipe
-from raydelt.errors import InputError, SpecError
+from raydelt.errors import InputError, RaydeltError, SpecError
 from raydelt.examples import UInt64Array, shuffled
 from raydelt.scorers.protocol import Array
 
@@ -70,18 +71,26 @@ class Classifier(nn.Module):
 
     @torch.inference_mode()
     def predict(self, x: Array, *, features: bool = False) -> Array:
-        """Logits [B, C] of raw features [B, width], or the inputs [B, d] of the last linear layer; in eval mode."""
+        """Logits [B, C] of raw features [B, width], in eval mode.
+
+        With `features`, instead the inputs [B, d] of the last linear layer, a 1 appended where it has a bias.
+        """
         self.eval()
         inputs = torch.from_numpy(np.array(x, np.float32)).to(self.mean.device)
         if not features:
-            return cast(Array, self(inputs).float().cpu().numpy())
+            logits: Array = self(inputs).float().cpu().numpy()
+            return logits
         caught: list[torch.Tensor] = []
         hook = self.last_linear.register_forward_pre_hook(lambda _, args: caught.append(args[0]))
         try:
             self(inputs)
         finally:
             hook.remove()
-        return cast(Array, caught[-1].float().cpu().numpy())
+        found: Array = caught[-1].float().cpu().numpy()
+        bias: torch.Tensor | None = getattr(self.last_linear, "bias", None)
+        if bias is None:
+            return found
+        return np.concatenate([found, np.ones((len(found), 1), np.float32)], axis=1)
 
 
 def build(spec: ModelSpec, input_shape: Sequence[int], num_classes: int, *, seed: int) -> Classifier:
@@ -90,7 +99,7 @@ def build(spec: ModelSpec, input_shape: Sequence[int], num_classes: int, *, seed
         torch.manual_seed(seed % 2**63)
         network = _NETWORKS[spec.network](spec, tuple(input_shape), num_classes) if spec.factory is None else None
         if network is None:
-            network = load_factory(cast(str, spec.factory))(tuple(input_shape), num_classes)
+            network = _from_factory(cast(str, spec.factory), tuple(input_shape), num_classes)
     if not isinstance(network, nn.Module):
         raise SpecError(
             f"model.factory {spec.factory!r} returned {type(network).__name__}: it must return a torch module"
@@ -107,6 +116,18 @@ def load_factory(target: str) -> Callable[..., Any]:
         raise SpecError(f"model.factory {target!r} cannot be loaded ({error}): check `module:function`") from error
 
 
+def _from_factory(target: str, input_shape: tuple[int, ...], num_classes: int) -> Any:
+    try:
+        return load_factory(target)(input_shape, num_classes)
+    except RaydeltError:
+        raise
+    except Exception as error:
+        raise SpecError(
+            f"model.factory {target!r} failed when called with (input_shape {input_shape}, classes {num_classes}): "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
 def _logistic(spec: ModelSpec, shape: tuple[int, ...], classes: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(prod(shape), classes))
 
@@ -114,7 +135,7 @@ def _logistic(spec: ModelSpec, shape: tuple[int, ...], classes: int) -> nn.Modul
 def _mlp(spec: ModelSpec, shape: tuple[int, ...], classes: int) -> nn.Module:
     widths = [prod(shape), *spec.hidden]
     layers: list[nn.Module] = [nn.Flatten()]
-    for before, after in zip(widths, widths[1:], strict=False):
+    for before, after in itertools.pairwise(widths):
         layers += [nn.Linear(before, after), nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(widths[-1], classes))
 
@@ -176,10 +197,11 @@ def fit(
     model.train()
     while remaining > 0:
         order = torch.from_numpy(shuffled(keys, seed, "epoch", epoch))
-        for batch in order.split(recipe.batch_size)[:remaining]:
+        for start in range(0, len(order), recipe.batch_size)[:remaining]:
+            batch = order[start : start + recipe.batch_size]
             optimiser.zero_grad(set_to_none=True)
             loss = nn.functional.cross_entropy(model(inputs[batch]), labels[batch])
-            loss.backward()
+            torch.autograd.backward(loss)
             optimiser.step()
             remaining -= 1
         if after_epoch is not None:

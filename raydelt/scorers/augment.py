@@ -1,4 +1,4 @@
-"""Seeded variants of feature vectors: noise, masking, image shifts. A variant is a pure function of (seed, k, example).
+"""Seeded variants of feature vectors: noise, masking, image shifts; pure functions of (seed, k, example).
 
     noise:  x + strength * scale * N(0, 1)             scale = the feature's standard deviation over the corpus
     mask:   each feature set to 0 with probability strength

@@ -50,7 +50,8 @@ class Distribution:
         below = np.concatenate([[0], np.cumsum(self.counts)])
         left = below[np.searchsorted(self.values, x, side="left")]
         right = below[np.searchsorted(self.values, x, side="right")]
-        return (left + right) / (2.0 * below[-1])
+        middle: Array = (left + right) / (2.0 * below[-1])
+        return middle
 
     def quantile(self, q: float) -> float:
         """The value at which the distribution function reaches q."""

@@ -34,7 +34,7 @@ Z_95 = 1.959963984540054
 
 
 class ConsistencyConfig(ScorerConfig):
-    """`{kind: consistency, variants: 5, augment: noise, strength: 0.25}`; strength in units of the feature's spread."""
+    """`{kind: consistency, variants: 5, augment: noise, strength: 0.25}`; noise in units of a feature's spread."""
 
     kind: Literal["consistency"] = "consistency"
     variants: Annotated[int, Field(ge=1, le=64)] = 5

@@ -2,9 +2,9 @@
 
     fold_r(i) = rank of i's group when groups are sorted by (class, mix(group; seed, r)), mod F
 
-so folds are balanced to one within every class and over all. Examples of one group (equal features, or the user's group
-column) share their folds, so a duplicate cannot leak. Every model (r, f) is fresh, seeded by (seed, r, f), and trained
-on the examples outside fold f of round r.
+so folds are balanced to one within every class and over all. Examples of one group (equal features, or the user's
+group column) share their folds, so a duplicate cannot leak. Every model (r, f) is fresh, seeded by (seed, r, f), and
+trained on the examples outside fold f of round r.
 
 Cost: R (F - 1) trainings on the whole corpus in total, R forward passes per example. Source: the popular DELT
 article's folding sort; its own loop trains one model on and on and reverses the split, which leaks.

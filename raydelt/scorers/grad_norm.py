@@ -1,6 +1,6 @@
 """Norm of the loss gradient in the last linear layer, in closed form.
 
-    ||grad_{W,b} l|| = ||p - onehot(y)|| sqrt(1 + ||h||^2)      (the 1 is the bias; without one, ||h||)
+    ||grad_{W,b} l|| = ||p - onehot(y)|| ||(h, 1)||      (the 1 is the bias; without one, ||h||)
 
 with h the input of the last layer, p the held-out softmax; mean over the R rounds, with its standard error. Needs a
 forward pass only: O(R (C + d)) per example. Source: the closed form of Katharopoulos and Fleuret 2018 for the last
@@ -59,8 +59,7 @@ class GradNorm:
         return over_rounds("grad_norm", norms)
 
 
-def last_layer_norms(logits: Array, labels: Array, features: Array, *, bias: bool = True) -> Array:
-    """Gradient norms [R, B] of the last layer from logits [R, B, C], labels [B] and its inputs [R, B, d]."""
-    squared = (features.astype(np.float64) ** 2).sum(axis=-1)
-    norms: Array = difficulty(logits, labels)["el2n"] * np.sqrt(squared + float(bias))
+def last_layer_norms(logits: Array, labels: Array, features: Array) -> Array:
+    """Gradient norms [R, B] of the last layer from logits [R, B, C], labels [B], its inputs (h, 1) [R, B, d + 1]."""
+    norms: Array = difficulty(logits, labels)["el2n"] * np.linalg.norm(features.astype(np.float64), axis=-1)
     return norms

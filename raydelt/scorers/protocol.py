@@ -18,28 +18,32 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 S = TypeVar("S")
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 
 
-class Reducer(Protocol[S, R]):
+class Reducer(Protocol[S, R_co]):
     """A commutative monoid over batches: `finish(merge(add(zero(), a), add(zero(), b)))`, merged in a fixed order."""
 
     def zero(self) -> S: ...
     def add(self, state: S, batch: pa.RecordBatch) -> S: ...
     def merge(self, left: S, right: S) -> S: ...
-    def finish(self, state: S) -> R: ...
+    def finish(self, state: S) -> R_co: ...
 
 
 class HeldOutPredictions(Protocol):
     """Predictions for each example by the R models that never saw it (R = 1 without folding sort)."""
 
-    rounds: int
+    @property
+    def rounds(self) -> int:
+        """R, the number of models that score each example."""
+        ...
 
     def logits(self, batch: pa.RecordBatch) -> Array:
         """Float32 [R, B, C]."""
         ...
 
     def features(self, batch: pa.RecordBatch) -> Array:
-        """Inputs of the last linear layer, float32 [R, B, d]."""
+        """Inputs of the last linear layer, a 1 appended where it has a bias: float32 [R, B, d + 1]."""
         ...
 
     def logits_of(self, x: Array, batch: pa.RecordBatch) -> Array:
@@ -71,7 +75,7 @@ class Scorer(Protocol):
     needs_model: bool
 
     def fit(self, reduce: Callable[[Reducer[Any, R]], R], context: ScoringContext) -> Any:
-        """A statistic of the whole corpus, through as many distributed passes `reduce(reducer)` as it takes; or None."""
+        """A statistic of the whole corpus, by as many distributed passes `reduce(reducer)` as it takes; or None."""
         ...
 
     def setup(self, context: ScoringContext) -> None:
@@ -79,7 +83,7 @@ class Scorer(Protocol):
         ...
 
     def score(self, batch: pa.RecordBatch) -> dict[str, Array]:
-        """Columns [B] for a batch of corpus rows; a NaN sends the row to quarantine. `<column>_se` may stand beside."""
+        """Columns [B] for a batch of corpus rows, `<column>_se` beside them; a NaN sends its row to quarantine."""
         ...
 
 

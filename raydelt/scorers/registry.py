@@ -1,4 +1,4 @@
-"""Finding a scorer by its `kind`: built in, registered under the entry-point group `raydelt.scorers`, or `module:Class`."""
+"""Finding a scorer by its `kind`: built in, an entry point of the group `raydelt.scorers`, or `module:Class`."""
 
 from __future__ import annotations
 
