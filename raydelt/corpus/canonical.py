@@ -155,24 +155,24 @@ def canonical(item: Item, corpus: Corpus, layout: Layout) -> Iterator[pa.Table]:
     needed = [*layout.columns, layout.label_column, corpus.id_column, corpus.group_column]
     columns = list(dict.fromkeys(name for name in needed if name is not None))
     for raw in formats.read(item, columns, text_unit=corpus.text_unit):
-        path = raw.path or item.path
         missing = [name for name in columns if name not in raw.columns] if len(raw.rows) else []
         if missing:
             reason = f"column {missing[0]!r} is missing"
             bad = [BadRow(int(row), reason) for row in raw.rows]
-            yield _bad_table([*bad, *raw.bad], item, path, layout)
+            yield _bad_table([*bad, *raw.bad], item, layout)
             continue
         if raw.bad:
-            yield _bad_table(raw.bad, item, path, layout)
+            yield _bad_table(raw.bad, item, layout)
         if len(raw.rows):
-            yield _table(raw, item, path, corpus, layout)
+            yield _table(raw, item, corpus, layout)
 
 
-def _table(raw: RawRows, item: Item, path: str, corpus: Corpus, layout: Layout) -> pa.Table:
+def _table(raw: RawRows, item: Item, corpus: Corpus, layout: Layout) -> pa.Table:
     count = len(raw.rows)
+    paths = [item.path] * count if raw.paths is None else raw.paths
     x, reasons = features(raw.columns, layout, count)
     texts = _strings(raw.columns[layout.columns[0]]) if layout.kind == "text" else None
-    labels = _labels(raw.columns, path, corpus, layout, reasons, count)
+    labels = _labels(raw.columns, paths, corpus, layout, reasons)
     contents = [text.encode() for text in texts] if texts is not None else [row.tobytes() for row in x]
     ids = _ids(raw.columns, corpus, contents, labels, reasons)
     if corpus.group_column is not None:
@@ -190,7 +190,7 @@ def _table(raw: RawRows, item: Item, path: str, corpus: Corpus, layout: Layout) 
             pa.array(texts, pa.string()) if texts is not None else pa.nulls(count, pa.string()),
             pa.array(labels, pa.string()),
             pa.array([item.split] * count, pa.string()),
-            pa.array([path] * count, pa.string()),
+            pa.array(paths, pa.string()),
             pa.array(raw.rows, pa.int64()),
             pa.array(reasons, pa.string()),
             pa.array(digests, pa.string()),
@@ -199,7 +199,7 @@ def _table(raw: RawRows, item: Item, path: str, corpus: Corpus, layout: Layout) 
     )
 
 
-def _bad_table(bad: Sequence[BadRow], item: Item, path: str, layout: Layout) -> pa.Table:
+def _bad_table(bad: Sequence[BadRow], item: Item, layout: Layout) -> pa.Table:
     """Rows that were not read, as canonical rows with a reason."""
     count = len(bad)
     filled = {
@@ -207,7 +207,7 @@ def _bad_table(bad: Sequence[BadRow], item: Item, path: str, layout: Layout) -> 
         "draw_key": pa.array(np.zeros(count, np.uint64)),
         "group_key": pa.array(np.zeros(count, np.uint64)),
         "split": pa.array([item.split] * count, pa.string()),
-        "source_file": pa.array([path] * count, pa.string()),
+        "source_file": pa.array([entry.path or item.path for entry in bad], pa.string()),
         "row": pa.array([entry.row for entry in bad], pa.int64()),
         "reason": pa.array([entry.reason for entry in bad], pa.string()),
         "payload_digest": pa.array([content_id(entry.payload) for entry in bad], pa.string()),
@@ -235,13 +235,13 @@ def _ids(
 
 
 def _labels(
-    columns: Mapping[str, Column], path: str, corpus: Corpus, layout: Layout, reasons: Reasons, count: int
+    columns: Mapping[str, Column], paths: Sequence[str], corpus: Corpus, layout: Layout, reasons: Reasons
 ) -> list[str | None]:
     """The class name of each row; what has none, or one that the spec does not list, gets a reason."""
     if corpus.label_from_folder:
-        labels: list[str | None] = [posixpath.basename(posixpath.dirname(path))] * count
+        labels: list[str | None] = [posixpath.basename(posixpath.dirname(path)) for path in paths]
     elif layout.label_column is None:
-        return [None] * count
+        return [None] * len(paths)
     else:
         labels = names_of(columns[layout.label_column])
     known = None if corpus.classes is None else set(corpus.classes)

@@ -33,21 +33,25 @@ Column: TypeAlias = pa.Array | Sequence[Any]
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row (or, with row None, a file) that could not be read."""
+    """A row (or, with row None, a file) that could not be read; `path` where it is not the unit's own."""
 
     row: int | None
     reason: str
     payload: bytes = b""
+    path: str | None = None
 
 
 @dataclass(frozen=True)
 class RawRows:
-    """Columns [n] as the file gives them, with the rows' numbers [n] (from 0 in each file), and rows that failed."""
+    """Columns [n] as the file gives them, with the rows' numbers [n] (from 0 in each file), and rows that failed.
+
+    `paths` [n] is given where the rows come from files of their own.
+    """
 
     columns: Mapping[str, Column]
     rows: Array
     bad: list[BadRow] = field(default_factory=list)
-    path: str | None = None
+    paths: Sequence[str] | None = None
 
 
 def read(item: Item, columns: Sequence[str] | None, *, text_unit: str = "file") -> Iterator[RawRows]:
@@ -60,18 +64,16 @@ def read(item: Item, columns: Sequence[str] | None, *, text_unit: str = "file") 
         "image": _images,
         "idx": _idx,
     }.get(item.format)
-    rows = _text(item, text_unit) if reader is None else reader(item, columns)
+    if reader is None:
+        rows = _documents(item) if text_unit == "file" else _paragraphs(item)
+    else:
+        rows = reader(item, columns)
     try:
         yield from rows
     except InputError:
         raise
     except Exception as error:
-        text = " ".join(str(error).split()) or type(error).__name__
-        yield _only_bad(BadRow(None, f"file cannot be read to its end: {text}"))
-
-
-def _only_bad(bad: BadRow) -> RawRows:
-    return RawRows({}, np.empty(0, np.int64), [bad])
+        yield RawRows({}, np.empty(0, np.int64), [BadRow(None, _unreadable(error))])
 
 
 def _builtin(item: Item, _: Sequence[str] | None) -> Iterator[RawRows]:
@@ -225,22 +227,51 @@ def _csv(item: Item, columns: Sequence[str] | None) -> Iterator[RawRows]:
         yield RawRows({}, np.empty(0, np.int64), bad)
 
 
-def _text(item: Item, unit: str) -> Iterator[RawRows]:
-    """Column `text`: the whole file, or its paragraphs (parts between blank lines)."""
-    if unit == "file":
-        with _opened(item.path) as file:
-            pieces = iter([bytes(file.read())])
-    else:
-        pieces = _paragraphs(item.path)
+def _documents(item: Item) -> Iterator[RawRows]:
+    """Column `text`: one document per file."""
+    texts: list[str] = []
+    paths: list[str] = []
+    bad: list[BadRow] = []
+    for path in item.members:
+        try:
+            with _opened(path) as file:
+                data = bytes(file.read())
+        except Exception as error:
+            bad.append(BadRow(None, _unreadable(error), path=path))
+            continue
+        text, fault = _decoded(data)
+        if fault is None:
+            texts.append(text)
+            paths.append(path)
+        else:
+            bad.append(BadRow(0, fault, data, path))
+    yield RawRows({"text": texts}, np.zeros(len(texts), np.int64), bad, paths)
+
+
+def _unreadable(error: Exception) -> str:
+    return f"file cannot be read to its end: {' '.join(str(error).split()) or type(error).__name__}"
+
+
+def _decoded(data: bytes) -> tuple[str, str | None]:
+    """Bytes as text, and why they are none."""
+    try:
+        return data.decode("utf-8"), None
+    except UnicodeDecodeError as error:
+        return "", f"text is not valid UTF-8: {error.reason} at byte {error.start}"
+
+
+def _paragraphs(item: Item) -> Iterator[RawRows]:
+    """Column `text`: one document per paragraph (part between blank lines)."""
     texts: list[str] = []
     rows: list[int] = []
     bad: list[BadRow] = []
-    for number, piece in enumerate(pieces):
-        try:
-            texts.append(piece.decode("utf-8"))
+    for number, piece in enumerate(_parts_between_blank_lines(item.path)):
+        text, fault = _decoded(piece)
+        if fault is None:
+            texts.append(text)
             rows.append(number)
-        except UnicodeDecodeError as error:
-            bad.append(BadRow(number, f"text is not valid UTF-8: {error.reason} at byte {error.start}", piece))
+        else:
+            bad.append(BadRow(number, fault, piece))
         if len(texts) + len(bad) >= ROWS:
             yield RawRows({"text": texts}, np.array(rows, np.int64), bad)
             texts, rows, bad = [], [], []
@@ -248,7 +279,7 @@ def _text(item: Item, unit: str) -> Iterator[RawRows]:
         yield RawRows({"text": texts}, np.array(rows, np.int64), bad)
 
 
-def _paragraphs(path: str) -> Iterator[bytes]:
+def _parts_between_blank_lines(path: str) -> Iterator[bytes]:
     held: list[bytes] = []
     for line in _lines(path):
         if line.strip():
@@ -261,10 +292,18 @@ def _paragraphs(path: str) -> Iterator[bytes]:
 
 
 def _images(item: Item, _: Sequence[str] | None) -> Iterator[RawRows]:
-    """Column `image`: the bytes of one file, each file with a path of its own."""
+    """Column `image`: the bytes of one file each."""
+    images: list[bytes] = []
+    paths: list[str] = []
+    bad: list[BadRow] = []
     for path in item.members:
-        with fsspec.open(path, "rb") as file:
-            yield RawRows({"image": [file.read()]}, np.zeros(1, np.int64), path=path)
+        try:
+            with fsspec.open(path, "rb") as file:
+                images.append(file.read())
+            paths.append(path)
+        except Exception as error:
+            bad.append(BadRow(None, _unreadable(error), path=path))
+    yield RawRows({"image": images}, np.zeros(len(images), np.int64), bad, paths)
 
 
 def _idx(item: Item, _: Sequence[str] | None) -> Iterator[RawRows]:

@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 ROWS_PER_PART = 65_536
 BYTES_PER_PART = 64 << 20
+BYTES_PER_TASK = 4 << 20
 LEAST_PARTS = 16
 ROWS_FOR_MORE_PARTS = 128
 
@@ -54,7 +55,7 @@ def read_corpus(corpus: Corpus, files: Sequence[SourceFile], stage: Stage, *, se
         InputError: nothing readable, no example left, duplicates where the spec forbids them, or a single class.
         ErrorBudgetExceeded: more rows or files are bad than `corpus.error_budget` allows.
     """
-    units = items(files)
+    units = items(files, text_unit=corpus.text_unit)
     layout = probe(units, corpus)
     blocks = _read(units, corpus, layout)
     tally = _Tally.sum(cluster.parallel(_tally, [(block,) for block in blocks], label="corpus: count"))
@@ -79,15 +80,30 @@ def read_corpus(corpus: Corpus, files: Sequence[SourceFile], stage: Stage, *, se
     )
 
 
+def bundles(sizes: Sequence[int]) -> list[tuple[int, int]]:
+    """Consecutive units joined to tasks of at least `BYTES_PER_TASK`, as (first, end), so small files cost little."""
+    result, first, held = [], 0, 0
+    for index, size in enumerate(sizes):
+        held += size
+        if held >= BYTES_PER_TASK:
+            result.append((first, index + 1))
+            first, held = index + 1, 0
+    if first < len(sizes):
+        result.append((first, len(sizes)))
+    return result
+
+
 def _read(units: Sequence[Item], corpus: Corpus, layout: Layout) -> list[Any]:
     """Canonical rows of all units as blocks in the object store."""
-    listed = [{"index": index} for index in range(len(units))]
-    rows = ray.data.from_items(listed, override_num_blocks=len(units))
+    groups = bundles([unit.size for unit in units])
+    listed = [{"first": low, "end": high} for low, high in groups]
+    rows = ray.data.from_items(listed, override_num_blocks=len(listed))
     rows.set_name("corpus")
 
     def canonical_rows(batch: pa.Table) -> Iterator[pa.Table]:
-        for index in batch.column("index").to_pylist():
-            yield from canonical(units[index], corpus, layout)
+        for bundle in batch.to_pylist():
+            for unit in units[bundle["first"] : bundle["end"]]:
+                yield from canonical(unit, corpus, layout)
 
     with cluster.plain_errors():
         read = rows.map_batches(canonical_rows, batch_size=1, batch_format="pyarrow")

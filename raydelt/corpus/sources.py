@@ -1,13 +1,14 @@
 """From the spec's `source` to the files to read, and from files to units of reading.
 
 A source is a path, a URL, a glob, a folder, or `builtin://NAME` for a set that scikit-learn bundles. Files are listed
-in sorted order. Parquet files are read by row group, images by groups of files, anything else whole.
+in sorted order. Parquet files are read by row group, files of one example each in groups, anything else whole.
 
 Caution: a large JSONL or CSV file is one unit, read by one task; cut it up, or convert it to Parquet, to go faster.
 """
 
 from __future__ import annotations
 
+import itertools
 import posixpath
 import re
 from collections.abc import Iterator, Sequence
@@ -22,7 +23,8 @@ from raydelt.errors import InputError
 
 Split = Literal["corpus", "validation", "test"]
 BUILT_IN = "builtin://"
-IMAGES_PER_ITEM = 256
+FILES_PER_ITEM = 256
+BYTES_PER_ITEM = 16 << 20
 EXTENSIONS = {
     "parquet": (".parquet", ".pq"),
     "jsonl": (".jsonl", ".ndjson", ".json"),
@@ -48,11 +50,12 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class Item:
-    """One unit of reading: a file, one row group of a Parquet file (-1: the whole file), or a group of images."""
+    """One unit of reading: a file, one row group of a Parquet file (-1: the whole file), or a group of small files."""
 
     path: str
     format: str
     split: Split
+    size: int
     row_group: int = -1
     members: tuple[str, ...] = ()
 
@@ -71,15 +74,32 @@ def find(corpus: Corpus) -> list[SourceFile]:
     return found
 
 
-def items(files: Sequence[SourceFile]) -> list[Item]:
+def items(files: Sequence[SourceFile], *, text_unit: str) -> list[Item]:
     """The units of reading of these files."""
-    result = [item for file in files if file.format != "image" for item in _units(file)]
-    for split in ("corpus", "validation", "test"):
-        images = [file.path for file in files if file.format == "image" and file.split == split]
-        for start in range(0, len(images), IMAGES_PER_ITEM):
-            group = tuple(images[start : start + IMAGES_PER_ITEM])
-            result.append(Item(group[0], "image", split, members=group))
+    single = {"image", "text"} if text_unit == "file" else {"image"}
+    result = [item for file in files if file.format not in single for item in _units(file)]
+    for _, group in itertools.groupby(
+        (file for file in files if file.format in single), key=lambda file: (file.split, file.format)
+    ):
+        result += _groups(list(group))
     return result
+
+
+def _groups(files: Sequence[SourceFile]) -> Iterator[Item]:
+    """Files of one example each, joined to units of bounded number and size."""
+    held: list[SourceFile] = []
+    for file in files:
+        if held and (len(held) >= FILES_PER_ITEM or sum(f.size for f in held) + file.size > BYTES_PER_ITEM):
+            yield _joined(held)
+            held = []
+        held.append(file)
+    if held:
+        yield _joined(held)
+
+
+def _joined(files: Sequence[SourceFile]) -> Item:
+    first, size = files[0], sum(file.size for file in files)
+    return Item(first.path, first.format, first.split, size, members=tuple(file.path for file in files))
 
 
 def _files(source: str, corpus: Corpus, split: Split, field: str) -> Iterator[SourceFile]:
@@ -145,13 +165,14 @@ def _format(name: str, corpus: Corpus) -> str | None:
 
 
 def _units(file: SourceFile) -> list[Item]:
-    whole = Item(file.path, file.format, file.split)
+    whole = Item(file.path, file.format, file.split, file.size)
     if file.format != "parquet":
         return [whole]
     try:
         with fsspec.open(file.path, "rb") as opened:
-            groups = pq.ParquetFile(opened).num_row_groups
+            footer = pq.ParquetFile(opened).metadata
+            sizes = [footer.row_group(group).total_byte_size for group in range(footer.num_row_groups)]
     except Exception:
         # Reading it will fail as well, and that failure goes to quarantine with its reason.
         return [whole]
-    return [Item(file.path, "parquet", file.split, group) for group in range(groups)]
+    return [Item(file.path, "parquet", file.split, size, group) for group, size in enumerate(sizes)]

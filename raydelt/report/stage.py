@@ -36,7 +36,7 @@ def write_report(
     pages = [stage.run.put("report/summary.json", text.encode())]
     if config.report.html:
         pages.append(stage.run.put("report/index.html", render(summary).encode()))
-    return stage.publish([], {"summary": summary}, {"page": pages})
+    return stage.publish([], {"summary": summary, "rows_processed": manifests["corpus"].rows}, {"page": pages})
 
 
 def summarise(

@@ -30,7 +30,7 @@ ROWS = [{"a": 0.5, "b": -1.25, "y": "cat"}, {"a": 2.0, "b": 3.5, "y": "dog"}, {"
 def read(source: Path | str, **settings_: Any) -> tuple[Layout, list[dict[str, Any]]]:
     """Layout and canonical rows of a source, in order."""
     corpus = Corpus(source=str(source), **settings_)
-    units = items(find(corpus))
+    units = items(find(corpus), text_unit=corpus.text_unit)
     layout = probe(units, corpus)
     return layout, [row for unit in units for table in canonical(unit, corpus, layout) for row in table.to_pylist()]
 
@@ -164,7 +164,7 @@ def test_a_column_that_only_some_files_have_is_told_for_each_row(tmp_path: Path)
 def test_a_parquet_file_is_read_by_row_groups_with_rows_numbered_through(tmp_path: Path) -> None:
     table = pa.Table.from_pylist([{"a": float(i), "y": str(i % 2)} for i in range(50)])
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=7)
-    assert len(items(find(Corpus(source=str(tmp_path / "a.parquet"))))) == 8
+    assert len(items(find(Corpus(source=str(tmp_path / "a.parquet"))), text_unit="file")) == 8
     _, found = read(tmp_path / "a.parquet", label_column="y")
     assert [(row["row"], row["x"]) for row in found] == [(i, [float(i)]) for i in range(50)]
 
@@ -235,11 +235,13 @@ def test_text_files_and_paragraphs_are_documents(tmp_path: Path) -> None:
     (tmp_path / "spam" / "b.txt").write_bytes(b"buy \xff\xfe now")
     layout, found = read(tmp_path, label_from_folder=True, text_features=64)
     assert (layout.kind, layout.width) == ("text", 64)
-    assert found[0]["text"].startswith("one fine")
-    assert np.linalg.norm(found[0]["x"]) == pytest.approx(1.0)
-    assert [row["reason"] for row in found if row["reason"]] == [
-        "text is not valid UTF-8: invalid start byte at byte 4"
-    ]
+    [document] = [row for row in found if row["reason"] is None]
+    assert document["text"].startswith("one fine")
+    assert document["label_name"] == "ham"
+    assert np.linalg.norm(document["x"]) == pytest.approx(1.0)
+    [bad] = [row for row in found if row["reason"] is not None]
+    assert bad["reason"] == "text is not valid UTF-8: invalid start byte at byte 4"
+    assert bad["source_file"].endswith("b.txt")
     _, paragraphs = read(tmp_path / "ham", label_from_folder=True, text_unit="paragraph")
     assert [row["text"] for row in paragraphs] == ["one fine\nday", "another day"]
 
