@@ -16,6 +16,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Score training data, rank it, select and order the best part, train on it, and measure whether it helped.",
 )
+INTERRUPTED = 130
 Spec = Annotated[str, typer.Argument(help="The YAML spec of the run.", metavar="SPEC")]
 Override = Annotated[list[str] | None, typer.Option("-o", "--override", help="section.field=value; repeatable.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -123,9 +124,10 @@ def main() -> None:
     except RaydeltError as error:
         typer.echo(f"raydelt: {error}", err=True)
         raise SystemExit(error.exit_code) from None
-    except KeyboardInterrupt:
-        typer.echo("raydelt: interrupted; run the same command again to go on from the finished stages", err=True)
-        raise SystemExit(130) from None
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:
+            typer.echo("raydelt: interrupted; run the same command again to go on from the finished stages", err=True)
+        raise
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def show(store: Store, *, unchanged: bool = False) -> None:
         for name, stage in found["stages"].items():
             print(f"{name:10} {stage['rows']:>10} rows   {store.path(name)}")
         return
-    page = store.path("report/index.html")
+    page = f"{store.root}/report/index.html"
     rows = lines(found["summary"])
     rows.append(("report", page if store.exists("report/index.html") else store.path("report/summary.json")))
     if sys.stdout.isatty():
