@@ -23,7 +23,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 def _execute(spec: str, override: list[str] | None, until: str, as_json: bool) -> None:
-    from raydelt.config import load
+    from raydelt.specfile import load
 
     config = load(spec, override)
     from raydelt import pipeline
@@ -96,7 +96,7 @@ def show(
 @app.command()
 def schema() -> None:
     """Print the JSON schema of a spec, for editors."""
-    from raydelt.config import json_schema
+    from raydelt.specfile import json_schema
 
     typer.echo(json.dumps(json_schema(), indent=2))
 

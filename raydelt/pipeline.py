@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,7 +64,7 @@ def execute(config: RunConfig, *, until: str = "report") -> Run:
         RaydeltError: a wrong spec, input or place, or an exceeded error budget; told in one sentence.
     """
     store = Store(absolute(config.output))
-    _check(config)
+    _check(config, STAGES[: STAGES.index(until) + 1])
     rundir.claim(store, config)
     run = Run(config, store)
     with cluster.connected(config.cluster):
@@ -156,8 +156,17 @@ def _arms(config: RunConfig) -> list[Arm]:
     return arms
 
 
-def _check(config: RunConfig) -> None:
-    """What can be refused before anything is read."""
+def _check(config: RunConfig, stages: Sequence[str]) -> None:
+    """Refuse before anything is read what these stages could not do."""
+    if "selection" in stages and config.select.quotas is not None and not config.corpus.labelled:
+        raise SpecError("select.quotas needs classes: set corpus.label_column, or drop the quotas")
+    if "model" in stages and not config.corpus.labelled:
+        raise SpecError(
+            "training a classifier needs labels: set corpus.label_column or label_from_folder, "
+            "or stop before training with `raydelt order`"
+        )
+    if "model" in stages and config.corpus.test.source is None and config.corpus.test.fraction == 0:
+        raise SpecError("corpus.test leaves no test split: give corpus.test.fraction or corpus.test.source")
     if config.model.factory is not None:
         from raydelt.models.classifier import load_factory
 

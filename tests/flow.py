@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from sklearn.datasets import load_digits
 
-from raydelt.config import RunConfig, validate
+from raydelt.config import RunConfig
+from raydelt.specfile import validate
 from raydelt.storage import Store, read_manifest
 
 

@@ -22,15 +22,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray.data
-import xxhash
 
 from raydelt import cluster
 from raydelt.config import Corpus
 from raydelt.corpus.canonical import canonical, probe
 from raydelt.corpus.features import Layout
+from raydelt.corpus.part import DonePart, finish_part
 from raydelt.corpus.sources import Item, SourceFile, items
 from raydelt.errors import ErrorBudgetExceeded, InputError
-from raydelt.examples import QUARANTINE_SCHEMA, column_of, corpus_schema, uniform
+from raydelt.examples import QUARANTINE_SCHEMA, column_of
 from raydelt.storage import Manifest, Part, Stage, fingerprint
 
 log = logging.getLogger(__name__)
@@ -58,15 +58,15 @@ def read_corpus(corpus: Corpus, files: Sequence[SourceFile], stage: Stage, *, se
     units = items(files, text_unit=corpus.text_unit)
     layout = probe(units, corpus)
     blocks = _read(units, corpus, layout)
-    tally = _Tally.sum(cluster.parallel(_tally, [(block,) for block in blocks], label="corpus: count"))
+    tallies = cluster.parallel(_tally, [(block,) for block in blocks], label="corpus: count")
+    tally = _Tally.sum(tallies)
     _check_budget(tally, len(files), corpus)
     classes = _classes(tally, corpus)
     count = partitions(tally.good, tally.bytes)
-    finish = functools.partial(_finish_part, stage, corpus, layout, classes, seed)
+    finish = functools.partial(finish_part, stage, corpus, layout, classes, seed)
     done = cluster.shuffle(blocks, _split_by_key, finish, count, label="corpus: shuffle")
-    bad = cluster.parallel(
-        _write_quarantine, [(stage, i, block) for i, block in enumerate(blocks)], label="quarantine"
-    )
+    faulty = [(stage, i, block) for i, block in enumerate(blocks) if tallies[i].bad_rows or tallies[i].bad_files]
+    bad = cluster.parallel(_write_quarantine, faulty, label="corpus: quarantine")
     facts = _facts(done, tally, layout, classes, corpus)
     _check_result(facts, corpus)
     return stage.publish(
@@ -75,7 +75,7 @@ def read_corpus(corpus: Corpus, files: Sequence[SourceFile], stage: Stage, *, se
         {
             "validation": [part.validation for part in done if part.validation.rows],
             "test": [part.test for part in done if part.test.rows],
-            "quarantine": [part for part in [*bad, *(p.quarantine for p in done)] if part.rows],
+            "quarantine": [*bad, *(part.quarantine for part in done if part.quarantine is not None)],
         },
     )
 
@@ -186,126 +186,6 @@ def _split_by_key(block: pa.Table, count: int) -> list[pa.Table]:
     return [good.slice(low, high - low) for low, high in itertools.pairwise(edges.tolist())]
 
 
-@dataclass(frozen=True)
-class _DonePart:
-    """One finished part: its files and counts."""
-
-    corpus: Part
-    validation: Part
-    test: Part
-    quarantine: Part
-    content: str
-    counts: Counter[str]
-    per_class: Counter[int]
-
-
-def _finish_part(
-    stage: Stage, corpus: Corpus, layout: Layout, classes: list[str], seed: int, index: int, pieces: list[pa.Table]
-) -> _DonePart:
-    """Sort one part by id, settle duplicates, set splits apart, flip labels as the spec says, write the files."""
-    rows = pa.concat_tables(pieces).sort_by(
-        [(name, "ascending") for name in ("draw_key", "example_id", "group_key", "label_name", "source_file", "row")]
-    )
-    rows, overlap = _without_overlap(rows)
-    rows, duplicates, conflicts = _settle_duplicates(rows, corpus)
-    rows = _with_splits(rows, corpus, seed)
-    written = {}
-    for split in ("corpus", "validation", "test"):
-        own = rows.filter(pc.equal(rows["split"], split))
-        table = _corpus_table(own, corpus, layout, classes, seed, noisy=split == "corpus")
-        kind = "part" if split == "corpus" else split
-        written[split] = (stage.run.write_table(stage.file(kind, index), table), table)
-    quarantine = stage.run.write_table(stage.file("part-duplicate-id", index, folder="quarantine"), conflicts)
-    train = written["corpus"][1]
-    flipped = pc.sum(pc.not_equal(train["label"], train["label_clean"])).as_py() or 0 if classes else 0
-    return _DonePart(
-        written["corpus"][0],
-        written["validation"][0],
-        written["test"][0],
-        quarantine,
-        _content(train),
-        Counter(duplicates=duplicates, conflicts=conflicts.num_rows, overlap=overlap, flipped=flipped),
-        Counter(train["label"].drop_null().to_pylist()),
-    )
-
-
-def _without_overlap(rows: pa.Table) -> tuple[pa.Table, int]:
-    """Drop training rows whose id also stands in a held-out source; rows are sorted by id."""
-    ids, split = column_of(rows, "example_id"), column_of(rows, "split")
-    held_out = np.unique(ids[split != "corpus"].astype(str))
-    lost = (split == "corpus") & np.isin(ids.astype(str), held_out)
-    return rows.filter(pa.array(~lost)), int(np.count_nonzero(lost))
-
-
-def _settle_duplicates(rows: pa.Table, corpus: Corpus) -> tuple[pa.Table, int, pa.Table]:
-    """Rows with unique ids, the number of duplicates left out, and rows whose user key stands for other content.
-
-    Rows are sorted by (id, content), so the first of an id is the same in every layout; with `duplicates: keep`, the
-    k-th copy gets the id with `-k` appended.
-    """
-    ids = column_of(rows, "example_id").astype(str)
-    if len(ids) == 0:
-        return rows, 0, QUARANTINE_SCHEMA.empty_table()
-    starts = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]]))
-    first = np.repeat(starts, np.diff(np.append(starts, len(ids))))
-    groups, labels = column_of(rows, "group_key"), column_of(rows, "label_name").astype(str)
-    conflict = (groups != groups[first]) | (labels != labels[first])
-    again = (np.arange(len(ids)) != first) & ~conflict
-    keep = ~conflict if corpus.duplicates == "keep" else ~conflict & ~again
-    # Conflicts are told apart by content, so among the rows of one id the copies of the first come first.
-    copies = np.arange(len(ids)) - first
-    names = np.where(again, np.char.add(np.char.add(ids, "-"), copies.astype(str)), ids)
-    index = rows.schema.get_field_index("example_id")
-    kept = rows.set_column(index, "example_id", pa.array(names, pa.string())).filter(pa.array(keep))
-    clash = rows.filter(pa.array(conflict))
-    reasons = [f"key {key!r} of corpus.id_column also stands for other content" for key in ids[conflict].tolist()]
-    quarantined = pa.table(
-        [clash["source_file"], clash["row"], pa.array(reasons, pa.string()), clash["example_id"]],
-        schema=QUARANTINE_SCHEMA,
-    )
-    return kept, int(np.count_nonzero(again & ~keep)), quarantined
-
-
-def _with_splits(rows: pa.Table, corpus: Corpus, seed: int) -> pa.Table:
-    """Set examples of the corpus apart by hash of their group, so that a group never spans two splits."""
-    split = column_of(rows, "split").astype(object)
-    own = split == "corpus"
-    u = uniform(column_of(rows, "group_key").astype(np.uint64), seed, "split")
-    upper = corpus.test.fraction + corpus.validation.fraction
-    split[own & (u < corpus.test.fraction)] = "test"
-    split[own & (u >= corpus.test.fraction) & (u < upper)] = "validation"
-    return rows.set_column(rows.schema.get_field_index("split"), "split", pa.array(split, pa.string()))
-
-
-def _corpus_table(
-    rows: pa.Table, corpus: Corpus, layout: Layout, classes: list[str], seed: int, *, noisy: bool
-) -> pa.Table:
-    clean = pc.index_in(rows["label_name"], pa.array(classes, pa.string())).combine_chunks()
-    label = clean
-    if noisy and corpus.noise is not None and classes:
-        keys = column_of(rows, "draw_key").astype(np.uint64)
-        flip = uniform(keys, seed, "label_flip") < corpus.noise.fraction
-        step = 1 + np.floor(uniform(keys, seed, "label_flip", "to") * (len(classes) - 1)).astype(np.int32)
-        known = column_of(rows.append_column("clean", clean), "clean")
-        label = pa.array(np.where(flip, (known + step) % len(classes), known).astype(np.int32))
-    columns = [rows["example_id"], rows["draw_key"], rows["group_key"], rows["x"], label, clean]
-    columns += [rows["source_file"], rows["row"]]
-    if layout.kind == "text":
-        columns.append(rows["text"])
-    return pa.table(columns, schema=corpus_schema(layout.width, text=layout.kind == "text"))
-
-
-def _content(table: pa.Table) -> str:
-    """Identifies what later stages read of a part: ids, features and labels, not where they came from."""
-    digest = xxhash.xxh3_128()
-    digest.update("\n".join(table["example_id"].to_pylist()).encode())
-    for name in ("x", "label"):
-        column = table[name].combine_chunks()
-        values = column.flatten() if name == "x" else column.fill_null(-1)
-        digest.update(np.ascontiguousarray(values.to_numpy(zero_copy_only=False)).tobytes())
-    return digest.hexdigest()
-
-
 def _write_quarantine(stage: Stage, index: int, block: pa.Table) -> Part:
     bad = block.filter(block["reason"].is_valid())
     table = bad.select(["source_file", "row", "reason", "payload_digest"]).cast(QUARANTINE_SCHEMA)
@@ -313,7 +193,7 @@ def _write_quarantine(stage: Stage, index: int, block: pa.Table) -> Part:
 
 
 def _facts(
-    done: Sequence[_DonePart], tally: _Tally, layout: Layout, classes: list[str], corpus: Corpus
+    done: Sequence[DonePart], tally: _Tally, layout: Layout, classes: list[str], corpus: Corpus
 ) -> dict[str, Any]:
     counts = sum((part.counts for part in done), Counter[str]())
     per_class = sum((part.per_class for part in done), Counter[int]())

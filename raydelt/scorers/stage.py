@@ -70,7 +70,7 @@ def score_corpus(config: RunConfig, corpus: Manifest, proxies: Manifest | None, 
     rows = cluster.actor_map(PartScorer, items, options=options, actors=config.cluster.actors, label="score")
     done = sorted((json.loads(row["done"]) for row in rows), key=lambda entry: int(entry["part"]))
     parts = [Part(**entry["scores"]) for entry in done]
-    bad = [Part(**entry["quarantine"]) for entry in done if entry["quarantine"]["rows"]]
+    bad = [Part(**entry["quarantine"]) for entry in done if entry["quarantine"] is not None]
     scored, quarantined = sum(p.rows for p in parts), sum(p.rows for p in bad)
     if scored + quarantined != corpus.rows:
         raise RuntimeError(f"{corpus.rows} examples went in, {scored} were scored and {quarantined} quarantined")
@@ -163,16 +163,16 @@ class PartScorer:
         return {"done": [json.dumps(self._score_part(index)) for index in batch.column("part").to_pylist()]}
 
     def _score_part(self, index: int) -> dict[str, Any]:
-        names = {
-            "scores": self.stage.file("part", index),
-            "quarantine": self.stage.file("part-score", index, folder="quarantine"),
-        }
-        if not all(self.stage.run.exists(name) for name in names.values()):
+        run = self.stage.run
+        name, aside = self.stage.file("part", index), self.stage.file("part-score", index, folder="quarantine")
+        if not run.exists(name):
             scores, bad = self._score_rows(index)
             # The scores go last: where they stand, the part is done.
-            self.stage.run.write_table(names["quarantine"], bad)
-            self.stage.run.write_table(names["scores"], scores)
-        return {"part": index, **{kind: asdict(self.stage.run.described(name)) for kind, name in names.items()}}
+            if bad.num_rows:
+                run.write_table(aside, bad)
+            run.write_table(name, scores)
+        quarantine = asdict(run.described(aside)) if run.exists(aside) else None
+        return {"part": index, "scores": asdict(run.described(name)), "quarantine": quarantine}
 
     def _score_rows(self, index: int) -> tuple[pa.Table, pa.Table]:
         """The scores of one part, and the quarantine entries of rows without a finite score."""

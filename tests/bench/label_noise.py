@@ -12,7 +12,7 @@ import tempfile
 import numpy as np
 
 from raydelt import cluster, pipeline
-from raydelt.config import load
+from raydelt.specfile import load
 from raydelt.train.compare import paired
 
 SPEC_SEEDS = range(int(os.environ.get("BENCH_FIRST_SEED", "100")), int(os.environ.get("BENCH_LAST_SEED", "112")))

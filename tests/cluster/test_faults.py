@@ -94,3 +94,30 @@ def test_a_killed_training_worker_goes_on_from_its_checkpoint(tmp_path: Path) ->
     weights = [run.manifests["model"].sides["model"][0].digest for run in (quiet, other)]
     assert weights[0] == weights[1]
     assert digests(tmp_path / "quiet") == digests(tmp_path / "killed")
+
+
+def test_parts_that_were_scored_before_a_crash_are_not_scored_again(tmp_path: Path) -> None:
+    config = spec(write_digits(tmp_path / "in"), tmp_path / "out")
+    pipeline.execute(config, until="ordered")
+    before = digests(tmp_path / "out")
+    scores = tmp_path / "out" / "scores"
+    parts = sorted(scores.glob("*.parquet"))
+    assert len(parts) > 2
+    (scores / "manifest.json").unlink()
+    parts[1].unlink()
+    written = {path: path.stat().st_mtime_ns for path in parts if path != parts[1]}
+    run = pipeline.execute(config, until="ordered")
+    assert run.fresh["scores"]
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    assert digests(tmp_path / "out") == before
+
+
+def test_a_truncated_file_of_a_finished_stage_is_made_again(tmp_path: Path) -> None:
+    config = spec(write_digits(tmp_path / "in"), tmp_path / "out")
+    pipeline.execute(config, until="ordered")
+    before = digests(tmp_path / "out")
+    [ranking] = (tmp_path / "out" / "ranking").glob("*.parquet")
+    ranking.write_bytes(ranking.read_bytes()[:-20])
+    run = pipeline.execute(config, until="ordered")
+    assert [name for name, fresh in run.fresh.items() if fresh] == ["ranking"]
+    assert digests(tmp_path / "out") == before

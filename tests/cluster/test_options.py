@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from raydelt import pipeline
-from raydelt.errors import InputError
+from raydelt.errors import InputError, SpecError
 from tests.flow import spec, table, write_digits
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -84,3 +84,21 @@ def test_a_component_that_tells_nothing_is_told(tmp_path: Path, caplog: pytest.L
     with caplog.at_level(logging.WARNING, logger="raydelt"):
         pipeline.execute(spec(write_digits(tmp_path / "in", rows=300), tmp_path / "out", score=score), until="scores")
     assert any("augmentation changes no prediction" in message for message in caplog.messages)
+
+
+def test_an_unlabelled_corpus_can_be_scored_ranked_and_ordered_but_not_trained_on(tmp_path: Path) -> None:
+    diverse = {"score": [{"kind": "diversity"}, {"kind": "prototype", "clusters": 8}]}
+    rank = {"combine": {"weights": {"diversity": 1.0, "prototype_distance": 1.0}, "gate": None}}
+    config = spec(
+        write_digits(tmp_path / "in", rows=300),
+        tmp_path / "out",
+        corpus__label_column=None,
+        corpus__noise=None,
+        rank=rank,
+        **diverse,
+    )
+    run = pipeline.execute(config, until="ordered")
+    assert "proxies" not in run.manifests
+    assert run.manifests["ordered"].rows == round(0.5 * run.manifests["corpus"].rows)
+    with pytest.raises(SpecError, match=r"training a classifier needs labels: .* `raydelt order`"):
+        pipeline.execute(config)

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from raydelt.config import Corpus
-from raydelt.corpus.read import partitions, read_corpus
+from raydelt.corpus.read import BYTES_PER_TASK, bundles, partitions, read_corpus
 from raydelt.corpus.sources import find
 from raydelt.errors import ErrorBudgetExceeded, InputError
 from raydelt.storage import Manifest, Stage, Store, fingerprint
@@ -156,3 +156,11 @@ def test_a_corpus_that_cannot_be_used_is_told(
 def test_the_number_of_parts_follows_from_the_data_alone() -> None:
     assert [partitions(n, 0) for n in (1, 128, 129, 5000, 65_536 * 16 + 1)] == [1, 1, 2, 16, 17]
     assert partitions(10, 640 << 20) == 10
+
+
+def test_small_files_share_a_task_and_large_ones_have_their_own() -> None:
+    big = BYTES_PER_TASK
+    assert bundles([big, big + 1]) == [(0, 1), (1, 2)]
+    assert bundles([1] * 1000) == [(0, 1000)]
+    assert bundles([1, big, 1, 1]) == [(0, 2), (2, 4)]
+    assert bundles([]) == []

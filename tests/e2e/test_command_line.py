@@ -67,6 +67,7 @@ def test_the_schema_is_json() -> None:
         ({"corpus": {"source": "no/such/file.parquet", "label_column": "label"}}, ["no/such/file.parquet"]),
         ({"corpus": {"source": "builtin://digitz"}}, ["builtin://digitz"]),
         ({"model": {"kind": "torch", "factory": "no.such:thing"}}, ["model.factory 'no.such:thing' cannot be loaded"]),
+        ({"corpus": {"source": "x.csv", "label_column": "y", "test": {"fraction": 0}}}, ["leaves no test split"]),
         ({"rank": {"method": "score"}}, ["set model.checkpoint"]),
         ({"cluster": {"address": "127.0.0.1:1"}}, ["cluster.address '127.0.0.1:1' cannot be reached"]),
     ],

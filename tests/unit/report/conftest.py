@@ -13,10 +13,11 @@ import pyarrow as pa
 import pytest
 
 from raydelt import cluster
-from raydelt.config import RunConfig, validate
+from raydelt.config import RunConfig
 from raydelt.examples import QUARANTINE_SCHEMA, RANKING_SCHEMA, SELECTION_SCHEMA
 from raydelt.report.parts import ScoredParts
 from raydelt.report.stage import summarise
+from raydelt.specfile import validate
 from raydelt.storage import Manifest, Store
 from raydelt.train.compare import paired
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from raydelt.config import json_schema, load, validate
 from raydelt.errors import SpecError
+from raydelt.specfile import json_schema, load, validate
 
 LEAST: dict[str, Any] = {"name": "a", "corpus": {"source": "builtin://digits"}, "output": "runs/a"}
 
