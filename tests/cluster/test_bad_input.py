@@ -52,7 +52,7 @@ def test_a_class_with_fewer_examples_than_folds_is_named(tmp_path: Path) -> None
         tmp_path / "in", tmp_path / "out", rank={"folds": 5}, corpus__noise=None, corpus__test={"fraction": 0}
     )
     with pytest.raises(SpecError, match=r"class .77. has 2 distinct examples but rank\.folds is 5"):
-        pipeline.execute(config)
+        pipeline.execute(config, until="proxies")
 
 
 def test_a_diverging_proxy_is_named(tmp_path: Path) -> None:
