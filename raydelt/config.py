@@ -40,6 +40,14 @@ class LabelNoise(Section):
     fraction: Fraction = 0.1
 
 
+class Encoder(Section):
+    """A sentence encoder whose embeddings stand for documents where scorers compare them."""
+
+    path: str
+    max_length: Positive | None = None
+    batch_size: Positive = 32
+
+
 class Corpus(Section):
     """Where the examples come from, which columns matter, and how faults are dealt with."""
 
@@ -55,6 +63,7 @@ class Corpus(Section):
     text_column: str | None = None
     text_features: Positive = 1024
     text_unit: Literal["file", "paragraph"] = "file"
+    time_column: str | None = None
     classes: list[str] | None = None
     standardize: bool = True
     duplicates: Literal["drop", "keep", "error"] = "drop"
@@ -106,6 +115,13 @@ class Recipe(Section):
     epochs: Positive | None = None
     steps: Positive | None = None
 
+    @field_validator("epochs", "steps", mode="before")
+    @classmethod
+    def _some_training(cls, value: Any) -> Any:
+        if value == 0:
+            raise ValueError("0 leaves the model untrained, and scores at initialisation do not reproduce: at least 1")
+        return value
+
     @model_validator(mode="after")
     def _one_length(self) -> Recipe:
         if self.epochs is not None and self.steps is not None:
@@ -120,17 +136,44 @@ class Recipe(Section):
 
 
 class ModelSpec(Section):
-    """The model that is trained and that scores: a network by name, or the user's own `module:function`.
+    """The model that is trained and that scores: a network by name, the user's own, or a causal language model.
 
-    A factory is called as `factory(input_shape, num_classes)` and returns a `torch.nn.Module` from features
-    [B, *input_shape] to logits [B, num_classes]. If the module has a method `fit(x, y)`, that trains it.
+    A factory (`kind: torch`) is called as `factory(input_shape, num_classes)` and returns a `torch.nn.Module` from
+    features [B, *input_shape] to logits [B, num_classes]. If the module has a method `fit(x, y)`, that trains it.
+    `checkpoint` (a classifier's) and `path` (a language model's folder, URL or hub name) may list several, which then
+    all score every example.
     """
 
-    kind: Literal["classifier", "torch"] = "classifier"
+    kind: Literal["classifier", "torch", "causal_lm"] = "classifier"
     network: Literal["logistic", "mlp", "cnn"] = "mlp"
     hidden: list[Positive] = [64]
     factory: str | None = None
-    checkpoint: str | None = None
+    checkpoint: str | list[str] | None = None
+    path: str | list[str] | None = None
+    adapter: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    context: Annotated[int, Field(ge=2)] = 512
+    long_documents: Literal["truncate", "split", "quarantine"] = "truncate"
+    batching: Literal["padded", "packed"] = "padded"
+    answer_after: Annotated[str, Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _path_goes_with_causal_lm(self) -> ModelSpec:
+        if (self.kind == "causal_lm") != bool(self.path):
+            raise ValueError("`kind: causal_lm` and `path: folder, URL or hub name` go together")
+        if self.kind == "causal_lm" and self.checkpoint is not None:
+            raise ValueError("checkpoint is for classifiers: a causal_lm has its weights in `path`")
+        return self
+
+    @property
+    def checkpoints(self) -> list[str]:
+        """The checkpoints of a classifier; empty where the spec gives none."""
+        return [self.checkpoint] if isinstance(self.checkpoint, str) else list(self.checkpoint or [])
+
+    @property
+    def paths(self) -> list[str]:
+        """The folders of a language model."""
+        return [self.path] if isinstance(self.path, str) else list(self.path or [])
 
     @model_validator(mode="after")
     def _factory_goes_with_torch(self) -> ModelSpec:
@@ -251,12 +294,13 @@ class Report(Section):
 
 
 class Actors(Section):
-    """The pool of scoring actors."""
+    """The pool of scoring actors; `batch_bytes` is what the activations of one batch may take in each."""
 
     min: Positive = 1
     max: Positive | None = None
     num_cpus: Annotated[float, Field(gt=0)] = 0.5
     num_gpus: Annotated[float, Field(ge=0)] = 0.0
+    batch_bytes: Positive = 512 << 20
 
     @model_validator(mode="after")
     def _min_below_max(self) -> Actors:
@@ -281,6 +325,7 @@ class RunConfig(Section):
     seed: int = 7
     corpus: Corpus
     model: ModelSpec = ModelSpec()
+    encoder: Encoder | None = None
     score: list[ScorerSpec] = [
         parse_scorer({"kind": kind}) for kind in ("difficulty", "consistency", "diversity", "grad_norm")
     ]

@@ -26,6 +26,7 @@ EXAMPLE_ID = "example_id"
 DRAW_KEY = "draw_key"
 GROUP_KEY = "group_key"
 FEATURES = "x"
+EMBEDDING = "embedding"
 LABEL = "label"
 LABEL_CLEAN = "label_clean"
 SOURCE_FILE = "source_file"
@@ -123,7 +124,16 @@ def shuffled(keys: UInt64Array, seed: int, *salt: int | str) -> NDArray[np.int64
 
 def features_of(table: pa.Table | pa.RecordBatch) -> NDArray[np.float32]:
     """The feature matrix [n, width] of a corpus table, without copying where Arrow allows it."""
-    column = table.column(FEATURES)
+    return _matrix_of(table, FEATURES)
+
+
+def vectors_of(table: pa.Table | pa.RecordBatch) -> NDArray[np.float32]:
+    """What examples are compared by [n, d]: their embeddings where an encoder gave any, else their features."""
+    return _matrix_of(table, EMBEDDING if EMBEDDING in table.schema.names else FEATURES)
+
+
+def _matrix_of(table: pa.Table | pa.RecordBatch, name: str) -> NDArray[np.float32]:
+    column = table.column(name)
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
     width: int = column.type.list_size

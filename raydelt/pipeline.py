@@ -13,21 +13,29 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from raydelt import __version__, cluster, rundir
-from raydelt.config import RunConfig
+from raydelt.config import HeldOut, RunConfig
 from raydelt.corpus.read import read_corpus
 from raydelt.corpus.sources import find
+from raydelt.corpus.tokens import tokenise_corpus
 from raydelt.errors import SpecError
+from raydelt.models import folder
 from raydelt.order.stage import Arm, order_examples
 from raydelt.rank.stage import rank_scores
 from raydelt.report.stage import write_report
+from raydelt.scorers.embeddings import embed_corpus
+from raydelt.scorers.ledger import keep_ledger
+from raydelt.scorers.neighbours import find_neighbours
+from raydelt.scorers.protocol import Need
 from raydelt.scorers.proxies import fit_proxies
-from raydelt.scorers.stage import score_corpus
+from raydelt.scorers.stage import Before, needs_of, score_corpus
+from raydelt.scorers.targets import parameter_choices, target_gradients
 from raydelt.select.stage import select_examples
 from raydelt.storage import Manifest, Stage, Store, absolute, fingerprint
 from raydelt.train.stage import train_and_compare
 
 log = logging.getLogger(__name__)
-STAGES = ("corpus", "proxies", "scores", "ranking", "selection", "ordered", "model", "report")
+BESIDE = ("tokens", "embeddings", "neighbours", "ledger", "proxies")
+STAGES = ("corpus", *BESIDE, "targets", "scores", "ranking", "selection", "ordered", "model", "report")
 
 
 @dataclass
@@ -86,22 +94,24 @@ def _flow(run: Run) -> Any:
         lambda stage: read_corpus(config.corpus, files, stage, seed=config.seed),
     )
     yield
-    content = [corpus.facts[key] for key in ("content", "classes", "input_shape", "standardize")]
-    proxies: Manifest | None = None
     scorers = [spec.build() for spec in config.score]
-    if rank.method == "folding_sort" and any(scorer.needs_model for scorer in scorers):
-        settings = {k: c["rank"][k] for k in ("folds", "rounds", "proxy", "max_proxy_examples")}
-        proxies = run.stage(
-            "proxies",
-            [content, c["model"], settings],
-            lambda stage: fit_proxies(rank, config.model, corpus, stage, seed=config.seed),
-        )
+    for _ in _before_scores(run, corpus, needs_of(scorers)):
         yield
-    models = proxies.fingerprint if proxies else c["model"]
+    before = Before(
+        corpus, {name: run.manifests[name] for name in BESIDE if name in run.manifests}, run.manifests.get("targets")
+    )
+    proxies = before.proxies
     scores = run.stage(
         "scores",
-        [content, c["score"], [s.version for s in scorers], models],
-        lambda stage: score_corpus(config, corpus, proxies, stage),
+        [
+            _content(corpus),
+            c["score"],
+            [s.version for s in scorers],
+            [[name, manifest.fingerprint] for name, manifest in before.beside.items()],
+            before.targets.fingerprint if before.targets else None,
+            None if proxies else _own_models(config),
+        ],
+        lambda stage: score_corpus(config, before, stage),
     )
     yield
     history = proxies.facts["history"] if proxies else []
@@ -146,6 +156,74 @@ def _flow(run: Run) -> Any:
     yield
 
 
+def _before_scores(run: Run, corpus: Manifest, needs: frozenset[Need]) -> Any:
+    """The stages whose output the scorers of this spec need; pauses after each."""
+    config = run.config
+    c, content = config.model_dump(mode="json"), _content(corpus)
+    proxies = tokens = embeddings = None
+    if config.model.kind == "causal_lm":
+        settings = {k: c["model"][k] for k in ("context", "long_documents", "answer_after")}
+        tokens = run.stage(
+            "tokens",
+            [content, settings, folder.fingerprint(config.model.paths[0])],
+            lambda stage: tokenise_corpus(config.model, corpus, stage),
+        )
+        yield
+    if config.encoder is not None and needs & {"vectors", "neighbours"}:
+        encoder = config.encoder
+        embeddings = run.stage(
+            "embeddings",
+            [content, c["encoder"], folder.fingerprint(encoder.path)],
+            lambda stage: embed_corpus(encoder, config.cluster.actors, corpus, stage),
+        )
+        yield
+    if "neighbours" in needs:
+        run.stage(
+            "neighbours",
+            [content, embeddings.fingerprint if embeddings else None],
+            lambda stage: find_neighbours(corpus, embeddings, stage, seed=config.seed),
+        )
+        yield
+    if "ledger" in needs:
+        settings = {k: c["rank"][k] for k in ("rounds", "proxy")}
+        run.stage(
+            "ledger",
+            [content, c["model"], settings],
+            lambda stage: keep_ledger(config.rank, config.model, corpus, stage, seed=config.seed),
+        )
+        yield
+    models = needs & {"classifier", "gradients"}
+    if config.rank.method == "folding_sort" and models:
+        settings = {k: c["rank"][k] for k in ("folds", "rounds", "proxy", "max_proxy_examples")}
+        proxies = run.stage(
+            "proxies",
+            [content, c["model"], settings],
+            lambda stage: fit_proxies(config.rank, config.model, corpus, stage, seed=config.seed),
+        )
+        yield
+    if "target" in needs:
+        inputs = [proxies.fingerprint if proxies else _own_models(config), parameter_choices(config)]
+        run.stage(
+            "targets",
+            [inputs, [part.digest for part in corpus.sides["validation"]], tokens.fingerprint if tokens else None],
+            lambda stage: target_gradients(config, corpus, proxies, tokens, stage),
+        )
+        yield
+
+
+def _content(corpus: Manifest) -> list[Any]:
+    """What later stages read of the corpus."""
+    return [corpus.facts[key] for key in ("content", "classes", "input_shape", "standardize")]
+
+
+def _own_models(config: RunConfig) -> list[Any]:
+    """What identifies the spec's own checkpoints: the model section, and the bytes of every file that it names."""
+    model = config.model
+    named = [*model.checkpoints, *model.paths, *([model.adapter] if model.adapter else [])]
+    named += [spec.reference for spec in config.score if hasattr(spec, "reference")]
+    return [model.model_dump(mode="json"), [folder.fingerprint(path) for path in named]]
+
+
 def _arms(config: RunConfig) -> list[Arm]:
     """The baseline orders that training needs: a random subset for every seed, the full corpus once."""
     arms = []
@@ -158,6 +236,11 @@ def _arms(config: RunConfig) -> list[Arm]:
 
 def _check(config: RunConfig, stages: Sequence[str]) -> None:
     """Refuse before anything is read what these stages could not do."""
+    language = config.model.kind == "causal_lm"
+    if language and "model" in stages:
+        raise SpecError("training a causal_lm is not there yet: stop before it with `raydelt order`")
+    if language and config.rank.method == "folding_sort":
+        raise SpecError("rank.method folding_sort trains classifiers: set rank.method to score for a causal_lm")
     if "selection" in stages and config.select.quotas is not None and not config.corpus.labelled:
         raise SpecError("select.quotas needs classes: set corpus.label_column, or drop the quotas")
     if "model" in stages and not config.corpus.labelled:
@@ -171,14 +254,28 @@ def _check(config: RunConfig, stages: Sequence[str]) -> None:
         from raydelt.models.classifier import load_factory
 
         load_factory(config.model.factory)
-    scorers = [spec.build() for spec in config.score]
-    for index, scorer in enumerate(scorers):
-        if scorer.needs_label and not config.corpus.labelled:
-            raise SpecError(f"score.{index}: {scorer.name} needs labels: set corpus.label_column")
-        if scorer.needs_model and config.rank.method == "score" and config.model.checkpoint is None:
-            raise SpecError(
-                f"score.{index}: {scorer.name} needs a model: set model.checkpoint, or rank.method to folding_sort"
-            )
+    for index, spec in enumerate(config.score):
+        _check_scorer(config, f"score.{index}: {spec.kind}", spec.build().needs)
+
+
+def _check_scorer(config: RunConfig, name: str, needs: frozenset[Need]) -> None:
+    """Refuse a scorer that needs what this spec does not give."""
+    language = config.model.kind == "causal_lm"
+    if "classifier" in needs | ({"classifier"} if "ledger" in needs else set()) and language:
+        raise SpecError(
+            f"{name} needs a classifier, and model.kind is causal_lm: take lm_loss, excess_loss or grad_norm"
+        )
+    if "language" in needs and not language:
+        raise SpecError(f"{name} needs a language model: set model.kind to causal_lm and model.path")
+    if "label" in needs and not language and not config.corpus.labelled:
+        raise SpecError(f"{name} needs labels: set corpus.label_column")
+    if "time" in needs and config.corpus.time_column is None:
+        raise SpecError(f"{name} needs the age of examples: set corpus.time_column")
+    if "target" in needs and config.corpus.validation == HeldOut():
+        raise SpecError(f"{name} needs a target set: set corpus.validation.fraction or corpus.validation.source")
+    own = needs & {"classifier", "gradients"} and not language
+    if own and config.rank.method == "score" and not config.model.checkpoints:
+        raise SpecError(f"{name} needs a model: set model.checkpoint, or rank.method to folding_sort")
 
 
 def _require(config: RunConfig) -> None:

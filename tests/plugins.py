@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from raydelt.examples import DRAW_KEY, column_of
-from raydelt.scorers.protocol import Array, Reducer, ScoringContext
+from raydelt.scorers.protocol import Array, Need, Reducer, ScoringContext
 from raydelt.scorers.registry import ScorerConfig
 
 
@@ -28,8 +28,7 @@ class HashScorer:
     version: str = "1"
     columns: tuple[str, ...] = ("hash",)
     higher_is_better: bool = True
-    needs_label: bool = False
-    needs_model: bool = False
+    needs: frozenset[Need] = frozenset()
 
     def fit(self, reduce: Callable[[Reducer[Any, Any]], Any], context: ScoringContext) -> None:
         return None

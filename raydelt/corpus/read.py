@@ -212,6 +212,7 @@ def _facts(
         "input_shape": list(layout.input_shape),
         "standardize": corpus.standardize,
         "width": layout.width,
+        "text": layout.kind == "text",
         "content": fingerprint([part.content for part in done]),
     }
 

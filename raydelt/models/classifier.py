@@ -12,18 +12,20 @@ from __future__ import annotations
 
 import importlib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import Any, cast
 
 import numpy as np
+import pyarrow as pa
 import safetensors.torch
 import torch
 from torch import nn
 
 from raydelt.config import ModelSpec, Recipe
 from raydelt.errors import InputError, RaydeltError, SpecError
-from raydelt.examples import UInt64Array, shuffled
+from raydelt.examples import LABEL, UInt64Array, column_of, features_of, shuffled
+from raydelt.gradients.memory import bytes_per_row, rows_within
 from raydelt.scorers.protocol import Array
 
 
@@ -38,6 +40,7 @@ class Classifier(nn.Module):
         self.network = network
         self.input_shape = tuple(input_shape)
         self.num_classes = num_classes
+        self._row_bytes: int | None = None
         self.register_buffer("mean", torch.zeros(prod(self.input_shape)))
         self.register_buffer("scale", torch.ones(prod(self.input_shape)))
 
@@ -91,6 +94,40 @@ class Classifier(nn.Module):
         if bias is None:
             return found
         return np.concatenate([found, np.ones((len(found), 1), np.float32)], axis=1)
+
+    @property
+    def module(self) -> nn.Module:
+        """The network behind its standardisation, in eval mode."""
+        return self.eval()
+
+    def groups(self, batch: pa.RecordBatch, rows: Array, budget: int) -> Sequence[Array]:
+        """Rows in groups whose activations fit `budget` bytes."""
+        if self._row_bytes is None:
+            self._row_bytes = bytes_per_row(self.module, self.losses, self.tensors(batch, rows[:1])[0])
+        size = rows_within(budget, self._row_bytes)
+        return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+    def tensors(self, batch: pa.RecordBatch, rows: Array) -> tuple[dict[str, torch.Tensor], None]:
+        """Features `x` [n, width] and labels `y` [n] of these rows, on the model's device."""
+        x = torch.from_numpy(features_of(batch)[rows]).to(self.mean.device)
+        return {"x": x, "y": torch.from_numpy(column_of(batch, LABEL)[rows].astype(np.int64)).to(x.device)}, None
+
+    @staticmethod
+    def losses(forward: Callable[..., Any], tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Cross entropy [n]."""
+        return nn.functional.cross_entropy(forward(tensors["x"]).float(), tensors["y"], reduction="none")
+
+    def input_saliency(self, x: Array, y: Array) -> Array:
+        """L1 norms [B] of the gradient of each example's cross entropy by its standardised features."""
+        self.eval()
+        device = self.mean.device
+        inputs = self.standardise(torch.from_numpy(np.array(x, np.float32)).to(device)).requires_grad_(True)
+        labels = torch.from_numpy(np.array(y, np.int64)).to(device)
+        # Examples are independent in eval mode, so the gradient of the sum holds each one's own.
+        loss = nn.functional.cross_entropy(self.network(inputs), labels, reduction="sum")
+        [gradient] = torch.autograd.grad(loss, [inputs])
+        saliency: Array = gradient.abs().flatten(1).sum(1).cpu().numpy()
+        return saliency
 
 
 def build(spec: ModelSpec, input_shape: Sequence[int], num_classes: int, *, seed: int) -> Classifier:

@@ -27,7 +27,10 @@ from raydelt.storage import Manifest, Store
 
 MAIN = "difficulty"
 LOW_IS_SUSPICIOUS = frozenset(
-    {"margin", "consistency", "consistency_posterior", "consistency_lower", "self_consistency"}
+    {
+        *("margin", "consistency", "consistency_posterior", "consistency_lower", "self_consistency"),
+        *("aum", "confidence", "correctness", "alignment", "alignment_cosine", "tracin"),
+    }
 )
 
 

@@ -26,7 +26,7 @@ from pydantic import Field
 from raydelt.examples import DRAW_KEY, LABEL, column_of, features_of
 from raydelt.scorers.augment import AUGMENTATIONS, variants
 from raydelt.scorers.difficulty import log_softmax
-from raydelt.scorers.protocol import Array, Reducer, ScoringContext, over_rounds
+from raydelt.scorers.protocol import Array, Need, Reducer, ScoringContext, over_rounds
 from raydelt.scorers.registry import ScorerConfig
 
 log = logging.getLogger(__name__)
@@ -60,8 +60,7 @@ class Consistency:
         "consistency_js",
     )
     higher_is_better: bool = True
-    needs_label: bool = True
-    needs_model: bool = True
+    needs: frozenset[Need] = frozenset({"label", "classifier"})
 
     def fit(self, reduce: Callable[[Reducer[Any, Any]], Any], context: ScoringContext) -> None:
         AUGMENTATIONS[self.config.augment].check(context.input_shape, self.config.strength)

@@ -23,7 +23,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from raydelt.errors import SpecError
-from raydelt.examples import UInt64Array, features_of, mix
+from raydelt.examples import LABEL, UInt64Array, column_of, features_of, mix
 from raydelt.scorers.protocol import Array
 
 FOLDS = "folds"
@@ -81,7 +81,7 @@ class HeldOutEnsemble:
 
     def logits_of(self, x: Array, batch: pa.RecordBatch) -> Array:
         size, variants, width = x.shape
-        folds = np.repeat(self._folds(batch), variants, axis=1)
+        folds = np.repeat(folds_for(self.models, batch), variants, axis=1)
         flat = self._route(x.reshape(size * variants, width), folds, features=False)
         return flat.reshape(self.rounds, size, variants, -1)
 
@@ -90,14 +90,18 @@ class HeldOutEnsemble:
             self._last = (batch, {})
         results = self._last[1]
         if what not in results:
-            results[what] = self._route(features_of(batch), self._folds(batch), features=what == "features")
+            results[what] = self._route(features_of(batch), folds_for(self.models, batch), features=what == "features")
         return results[what]
 
-    def _folds(self, batch: pa.RecordBatch) -> Array:
-        """Folds [R, B] of a batch; all zero where there is one model per round."""
-        if all(len(models) == 1 for models in self.models):
-            return np.zeros((self.rounds, batch.num_rows), np.int16)
-        return fold_matrix(batch)
+    def input_saliency(self, batch: pa.RecordBatch) -> Array:
+        x, labels, folds = features_of(batch), column_of(batch, LABEL), folds_for(self.models, batch)
+        result = np.empty(folds.shape, np.float32)
+        for r, models in enumerate(self.models):
+            for f, model in enumerate(models):
+                rows = np.flatnonzero(folds[r] == f)
+                if len(rows):
+                    result[r, rows] = model.input_saliency(x[rows], labels[rows])
+        return result
 
     def _route(self, x: Array, folds: Array, *, features: bool) -> Array:
         result: Array | None = None
@@ -111,6 +115,13 @@ class HeldOutEnsemble:
                     result = np.empty((self.rounds, len(x), values.shape[1]), np.float32)
                 result[r, rows] = values
         return np.empty((self.rounds, 0, 0), np.float32) if result is None else result
+
+
+def folds_for(models: Sequence[Sequence[Any]], batch: pa.RecordBatch) -> Array:
+    """Which of models[r] scores each row: folds [R, B] of a batch, all zero where there is one model per round."""
+    if all(len(own) == 1 for own in models):
+        return np.zeros((len(models), batch.num_rows), np.int16)
+    return fold_matrix(batch)
 
 
 def fold_matrix(table: pa.Table | pa.RecordBatch) -> Array:

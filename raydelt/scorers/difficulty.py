@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from raydelt.examples import LABEL, column_of
-from raydelt.scorers.protocol import Array, Reducer, ScoringContext, over_rounds
+from raydelt.scorers.protocol import Array, Need, Reducer, ScoringContext, over_rounds
 from raydelt.scorers.registry import ScorerConfig
 
 
@@ -40,8 +40,7 @@ class Difficulty:
     version: str = "1"
     columns: tuple[str, ...] = ("difficulty", "el2n", "loss", "margin")
     higher_is_better: bool = True
-    needs_label: bool = True
-    needs_model: bool = True
+    needs: frozenset[Need] = frozenset({"label", "classifier"})
 
     def fit(self, reduce: Callable[[Reducer[Any, Any]], Any], context: ScoringContext) -> None:
         return None

@@ -18,8 +18,8 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from raydelt.examples import features_of
-from raydelt.scorers.protocol import Array, Reducer, ScoringContext
+from raydelt.examples import vectors_of
+from raydelt.scorers.protocol import Array, Need, Reducer, ScoringContext
 from raydelt.scorers.registry import ScorerConfig
 
 
@@ -42,19 +42,21 @@ class Diversity:
     version: str = "1"
     columns: tuple[str, ...] = ("diversity",)
     higher_is_better: bool = True
-    needs_label: bool = False
-    needs_model: bool = False
+    needs: frozenset[Need] = frozenset({"vectors"})
 
     def fit(self, reduce: Callable[[Reducer[Any, Any]], Any], context: ScoringContext) -> Any:
-        return reduce(DirectionSum(_transform(context, self.config.standardize)))
+        return reduce(DirectionSum(self._transform(context)))
+
+    def _transform(self, context: ScoringContext) -> Transform:
+        return standardised(context) if self.config.standardize else _as_they_are(context)
 
     def setup(self, context: ScoringContext) -> None:
-        self.transform = _transform(context, self.config.standardize)
+        self.transform = self._transform(context)
         self.count, self.total = context.statistics[self.name]
 
     def score(self, batch: pa.RecordBatch) -> dict[str, Array]:
         return {
-            "diversity": mean_cosine_diversity(unit_rows(self.transform(features_of(batch))), self.count, self.total)
+            "diversity": mean_cosine_diversity(unit_rows(self.transform(vectors_of(batch))), self.count, self.total)
         }
 
 
@@ -70,10 +72,14 @@ class Transform:
         return moved
 
 
-def _transform(context: ScoringContext, standardize: bool) -> Transform:
-    if standardize:
-        return Transform(context.mean, context.scale)
-    return Transform(np.zeros_like(context.mean), np.ones_like(context.scale))
+def standardised(context: ScoringContext) -> Transform:
+    """The corpus's own standardisation of its features; embeddings stay as they are."""
+    return Transform(context.mean, context.scale) if context.embedding_width is None else _as_they_are(context)
+
+
+def _as_they_are(context: ScoringContext) -> Transform:
+    width = context.embedding_width or len(context.mean)
+    return Transform(np.zeros(width), np.ones(width))
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,7 @@ class DirectionSum:
         return 0, np.zeros_like(self.transform.shift)
 
     def add(self, state: tuple[int, Array], batch: pa.RecordBatch) -> tuple[int, Array]:
-        units = unit_rows(self.transform(features_of(batch)))
+        units = unit_rows(self.transform(vectors_of(batch)))
         return state[0] + int(np.count_nonzero(units.any(axis=1))), state[1] + units.sum(axis=0)
 
     def merge(self, left: tuple[int, Array], right: tuple[int, Array]) -> tuple[int, Array]:

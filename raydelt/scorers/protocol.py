@@ -9,16 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:
+    from raydelt.scorers.passes import GradientPasses
+
 Array = NDArray[Any]
 S = TypeVar("S")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
+
+Need = Literal["label", "classifier", "gradients", "target", "language", "ledger", "vectors", "neighbours", "time"]
+"""What a scorer asks of the flow: a label, held-out predictions of a classifier, per-example gradients of any model,
+the gradient of the target set, losses of a language model, the ledger of a training, vectors that stand for the
+examples, nearest neighbours among them, a time."""
 
 
 class Reducer(Protocol[S, R_co]):
@@ -50,6 +58,10 @@ class HeldOutPredictions(Protocol):
         """Logits [R, B, K, C] for K variants x [B, K, width] of each example, by the same held-out models."""
         ...
 
+    def input_saliency(self, batch: pa.RecordBatch) -> Array:
+        """L1 norms [R, B] of the gradients of each example's loss by its standardised features."""
+        ...
+
 
 @dataclass(frozen=True)
 class ScoringContext:
@@ -61,6 +73,10 @@ class ScoringContext:
     mean: Array
     scale: Array
     predictions: HeldOutPredictions | None = None
+    gradients: GradientPasses | None = None
+    load: Callable[[str], GradientPasses] | None = None
+    embedding_width: int | None = None
+    ledger_models: int = 0
     statistics: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -71,8 +87,7 @@ class Scorer(Protocol):
     version: str
     columns: tuple[str, ...]
     higher_is_better: bool
-    needs_label: bool
-    needs_model: bool
+    needs: frozenset[Need]
 
     def fit(self, reduce: Callable[[Reducer[Any, R]], R], context: ScoringContext) -> Any:
         """A statistic of the whole corpus, by as many distributed passes `reduce(reducer)` as it takes; or None."""

@@ -19,9 +19,9 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from raydelt.examples import DRAW_KEY, EXAMPLE_ID, column_of, features_of
-from raydelt.scorers.diversity import Transform, unit_rows
-from raydelt.scorers.protocol import Array, Reducer, ScoringContext
+from raydelt.examples import DRAW_KEY, EXAMPLE_ID, column_of, vectors_of
+from raydelt.scorers.diversity import Transform, standardised, unit_rows
+from raydelt.scorers.protocol import Array, Need, Reducer, ScoringContext
 from raydelt.scorers.registry import ScorerConfig
 
 SAMPLE_ROWS = 10_000
@@ -47,11 +47,10 @@ class Prototype:
     version: str = "1"
     columns: tuple[str, ...] = ("prototype_distance",)
     higher_is_better: bool = True
-    needs_label: bool = False
-    needs_model: bool = False
+    needs: frozenset[Need] = frozenset({"vectors"})
 
     def fit(self, reduce: Callable[[Reducer[Any, Any]], Any], context: ScoringContext) -> Array:
-        transform = Transform(context.mean, context.scale)
+        transform = standardised(context)
         sample = reduce(LowestKeys(transform, SAMPLE_ROWS))
         centroids = first_centroids(sample, self.config.clusters or context.num_classes or 10, context.seed)
         for _ in range(self.config.iterations):
@@ -62,11 +61,11 @@ class Prototype:
         return centroids
 
     def setup(self, context: ScoringContext) -> None:
-        self.transform = Transform(context.mean, context.scale)
+        self.transform = standardised(context)
         self.centroids: Array = context.statistics[self.name]
 
     def score(self, batch: pa.RecordBatch) -> dict[str, Array]:
-        units = unit_rows(self.transform(features_of(batch)))
+        units = unit_rows(self.transform(vectors_of(batch)))
         return {"prototype_distance": 1.0 - (units @ self.centroids.T).max(axis=1)}
 
 
@@ -92,7 +91,7 @@ class LowestKeys:
         return np.empty(0, np.uint64), np.empty((0, len(self.transform.shift)))
 
     def add(self, state: tuple[Array, Array], batch: pa.RecordBatch) -> tuple[Array, Array]:
-        units = unit_rows(self.transform(features_of(batch)))
+        units = unit_rows(self.transform(vectors_of(batch)))
         return self.merge(state, (column_of(batch, DRAW_KEY), units))
 
     def merge(self, left: tuple[Array, Array], right: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -126,7 +125,7 @@ class LloydStep:
     def add(self, state: LloydState, batch: pa.RecordBatch) -> LloydState:
         if batch.num_rows == 0:
             return state
-        units = unit_rows(self.transform(features_of(batch)))
+        units = unit_rows(self.transform(vectors_of(batch)))
         similarity = units @ self.centroids.T
         own = similarity.argmax(axis=1)
         sums = np.zeros_like(state.sums)

@@ -66,6 +66,7 @@ def fit_proxies(rank: Rank, model: ModelSpec, corpus: Manifest, stage: Stage, *,
         "rounds": rank.rounds,
         "folds": rank.folds,
         "examples": min(corpus.rows, rank.max_proxy_examples),
+        "steps": rank.proxy.total_steps(max(one.part.rows for one in fitted)),
         "history": [float(np.mean([one.history[epoch] for one in fitted])) for epoch in range(epochs)],
         "training_seconds": sum(one.seconds for one in fitted),
     }
@@ -143,18 +144,31 @@ def _fit_one(
 def load_models(
     run: Store, spec: ModelSpec, facts: dict[str, Any], proxies: Manifest | None, *, device: str = "cpu"
 ) -> list[list[Any]]:
-    """Models [R][F] of a published proxies stage, or [[the spec's own checkpoint]] where there is none."""
+    """Models [R][F] of a published proxies stage, or [M][1] for the spec's own M checkpoints."""
+    rounds, folds = len(spec.checkpoints), 1
+    if proxies is not None:
+        rounds, folds = proxies.facts["rounds"], proxies.facts["folds"]
+    return [[load_model(run, spec, facts, proxies, r, f, device=device) for f in range(folds)] for r in range(rounds)]
+
+
+def load_model(
+    run: Store,
+    spec: ModelSpec,
+    facts: dict[str, Any],
+    proxies: Manifest | None,
+    r: int,
+    f: int,
+    *,
+    device: str = "cpu",
+) -> Any:
+    """One of them."""
     from raydelt.models import classifier
 
-    shape, classes = facts["input_shape"], len(facts["classes"])
-
-    def fresh() -> Any:
-        return classifier.build(spec, shape, classes, seed=0)
-
+    fresh = classifier.build(spec, facts["input_shape"], len(facts["classes"]), seed=0)
     if proxies is None:
-        origin = str(spec.checkpoint)
-        return [[classifier.restore(fresh(), classifier.read_checkpoint(origin), origin=origin).to(device)]]
-    files = [part.file for part in proxies.sides["models"]]
-    folds = proxies.facts["folds"]
-    models = [classifier.restore(fresh(), run.read_bytes(file), origin=file).to(device) for file in files]
-    return [models[r * folds : (r + 1) * folds] for r in range(proxies.facts["rounds"])]
+        origin = spec.checkpoints[r]
+        data = classifier.read_checkpoint(origin)
+    else:
+        origin = proxies.sides["models"][r * proxies.facts["folds"] + f].file
+        data = run.read_bytes(origin)
+    return classifier.restore(fresh, data, origin=origin).to(device)

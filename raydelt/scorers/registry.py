@@ -18,6 +18,15 @@ BUILT_IN = {
     "diversity": "raydelt.scorers.diversity:DiversityConfig",
     "prototype": "raydelt.scorers.prototype:PrototypeConfig",
     "grad_norm": "raydelt.scorers.grad_norm:GradNormConfig",
+    "el2n": "raydelt.scorers.el2n:El2nConfig",
+    "input_saliency": "raydelt.scorers.input_saliency:InputSaliencyConfig",
+    "uncertainty": "raydelt.scorers.uncertainty:UncertaintyConfig",
+    "dynamics": "raydelt.scorers.dynamics:DynamicsConfig",
+    "typicality": "raydelt.scorers.typicality:TypicalityConfig",
+    "near_duplicates": "raydelt.scorers.near_duplicates:NearDuplicatesConfig",
+    "lm_loss": "raydelt.scorers.lm_loss:LmLossConfig",
+    "excess_loss": "raydelt.scorers.excess_loss:ExcessLossConfig",
+    "target_alignment": "raydelt.scorers.target_alignment:TargetAlignmentConfig",
 }
 
 

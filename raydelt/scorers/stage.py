@@ -1,29 +1,30 @@
 """The score stage: a Ray Data pool of actors scores the corpus part by part and writes one score file per part.
 
-A part that is already written under this stage's fingerprint is not scored again, so a killed run goes on where it
-was. Within a part, batches have fixed boundaries, so results do not depend on actors or retries. Rows whose score is
-not finite go to quarantine. Memory of an actor: the R F models, one part, and one batch's activations.
+What earlier stages know of an example (folds, tokens, embedding, neighbours, ledger) lies in files beside the corpus
+parts, row by row alike, and is joined to the batch here. A part that is already written under this stage's fingerprint
+is not scored again, so a killed run goes on where it was. Within a part, batches have fixed boundaries, so results do
+not depend on actors or retries. Rows whose score is not finite go to quarantine. Memory of an actor: its models, one
+part, and one batch's activations.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from raydelt import cluster
-from raydelt.config import ModelSpec, RunConfig
+from raydelt.config import RunConfig
+from raydelt.corpus.tokens import REASON
 from raydelt.errors import ErrorBudgetExceeded
 from raydelt.examples import DRAW_KEY, EXAMPLE_ID, FEATURES, LABEL, QUARANTINE_SCHEMA, column_of
 from raydelt.models.moments import FeatureMoments
-from raydelt.scorers.crossfit import FOLDS, HeldOutEnsemble
-from raydelt.scorers.protocol import Array, Reducer, Scorer, ScoringContext
-from raydelt.scorers.proxies import load_models
+from raydelt.scorers.protocol import Array, Need, Reducer, Scorer, ScoringContext
 from raydelt.storage import Manifest, Part, Stage, Store
 
 log = logging.getLogger(__name__)
@@ -34,39 +35,64 @@ READ = (EXAMPLE_ID, DRAW_KEY, FEATURES, LABEL)
 
 
 @dataclass(frozen=True)
+class Before:
+    """What the score stage reads: the corpus, and the stages whose files lie beside its parts or hold its models."""
+
+    corpus: Manifest
+    beside: Mapping[str, Manifest] = field(default_factory=dict)
+    targets: Manifest | None = None
+
+    @property
+    def proxies(self) -> Manifest | None:
+        return self.beside.get("proxies")
+
+
+@dataclass(frozen=True)
 class PartReader:
-    """Reads what scorers may see of one corpus part: id, draw key, features, label. Never the clean label."""
+    """Reads what scorers may see of one corpus part, with what lies beside it. Never the clean label."""
 
     run: Store
     files: tuple[str, ...]
+    beside: tuple[tuple[str, ...], ...] = ()
+    extra: tuple[str, ...] = ()
+
+    def table(self, index: int) -> pa.Table:
+        """The rows of a part, in order."""
+        table = self.run.read_table(self.files[index], (*READ, *self.extra))
+        for files in self.beside:
+            other = self.run.read_table(files[index])
+            for name in other.column_names:
+                if name not in table.column_names:
+                    table = table.append_column(name, other[name])
+        return table
 
     def __call__(self, index: int) -> pa.RecordBatch:
-        [batch] = self.run.read_table(self.files[index], READ).combine_chunks().to_batches()
+        [batch] = self.table(index).combine_chunks().to_batches()
         return batch
 
 
-def score_corpus(config: RunConfig, corpus: Manifest, proxies: Manifest | None, stage: Stage) -> Manifest:
+def score_corpus(config: RunConfig, before: Before, stage: Stage) -> Manifest:
     """Score every example of the corpus and publish the components.
 
     Raises:
-        InputError: the spec's checkpoint is missing or does not fit its model.
+        InputError: a checkpoint is missing or does not fit its model.
         ErrorBudgetExceeded: more scores than `corpus.error_budget` allows are not finite.
     """
-    reader = PartReader(stage.run, tuple(part.file for part in corpus.parts))
+    corpus = before.corpus
     scorers = [spec.build() for spec in config.score]
-    if proxies is None and any(scorer.needs_model for scorer in scorers):
+    needs = needs_of(scorers)
+    reader = PartReader(
+        stage.run,
+        tuple(part.file for part in corpus.parts),
+        tuple(tuple(part.file for part in manifest.parts) for manifest in before.beside.values()),
+        ("time",) if "time" in needs else (),
+    )
+    context = _fit(config, before, reader, scorers)
+    options = {"stage": stage, "config": config, "before": before, "reader": reader, "context": context}
+    if before.proxies is None and needs & {"classifier", "gradients", "language"}:
         # An actor that cannot start is started again and again; a task says at once what is wrong.
-        cluster.parallel(_try_checkpoint, [(stage.run, config.model, corpus.facts)], label="score: checkpoint")
-    context = _fit(config, corpus, reader, scorers)
+        cluster.parallel(_try_models, [(options,)], label="score: models")
     items = [{"part": index} for index in range(len(corpus.parts))]
-    options = {
-        "stage": stage,
-        "config": config,
-        "corpus": corpus,
-        "proxies": proxies,
-        "context": context,
-        "version": proxies.fingerprint if proxies else str(config.model.checkpoint),
-    }
     rows = cluster.actor_map(PartScorer, items, options=options, actors=config.cluster.actors, label="score")
     done = sorted((json.loads(row["done"]) for row in rows), key=lambda entry: int(entry["part"]))
     parts = [Part(**entry["scores"]) for entry in done]
@@ -86,15 +112,23 @@ def score_corpus(config: RunConfig, corpus: Manifest, proxies: Manifest | None, 
     )
 
 
-def _fit(config: RunConfig, corpus: Manifest, reader: PartReader, scorers: Sequence[Scorer]) -> ScoringContext:
+def needs_of(scorers: Sequence[Scorer]) -> frozenset[Need]:
+    """All that any of these scorers needs."""
+    return frozenset().union(*(scorer.needs for scorer in scorers))
+
+
+def _fit(config: RunConfig, before: Before, reader: PartReader, scorers: Sequence[Scorer]) -> ScoringContext:
     """The context that all actors share, with the statistics that scorers take over the whole corpus."""
-    facts = corpus.facts
+    facts = before.corpus.facts
     parts = len(reader.files)
     mean, scale = np.zeros(facts["width"]), np.ones(facts["width"])
     if config.corpus.standardize:
         moments = cluster.reduce_parts(FeatureMoments(facts["width"]), reader, parts, label="score: moments")
         mean, scale = moments.standardisation(facts["input_shape"])
-    bare = ScoringContext(config.seed, len(facts["classes"]), tuple(facts["input_shape"]), mean, scale)
+    shape = tuple(facts["input_shape"])
+    embeddings = before.beside.get("embeddings")
+    width = embeddings.facts["width"] if embeddings else None
+    bare = ScoringContext(config.seed, len(facts["classes"]), shape, mean, scale, embedding_width=width)
 
     def reduce(reducer: Reducer[Any, Any]) -> Any:
         return cluster.reduce_parts(reducer, reader, parts, label="score: statistics")
@@ -125,8 +159,8 @@ def _ranges(run: Store, file: str, columns: Sequence[str]) -> list[tuple[float, 
     return [(float(column_of(table, name).min()), float(column_of(table, name).max())) for name in columns]
 
 
-def _try_checkpoint(run: Store, model: ModelSpec, facts: dict[str, Any]) -> None:
-    load_models(run, model, facts, None)
+def _try_models(options: dict[str, Any]) -> None:
+    PartScorer(**options)
 
 
 def _first_reason(run: Store, bad: Sequence[Part]) -> str:
@@ -138,26 +172,23 @@ class PartScorer:
     """One actor: holds the models and scorers, scores parts, writes their files."""
 
     def __init__(
-        self,
-        stage: Stage,
-        config: RunConfig,
-        corpus: Manifest,
-        proxies: Manifest | None,
-        context: ScoringContext,
-        version: str,
+        self, stage: Stage, config: RunConfig, before: Before, reader: PartReader, context: ScoringContext
     ) -> None:
-        self.stage, self.corpus, self.proxies, self.version = stage, corpus, proxies, version
+        self.stage, self.corpus, self.reader = stage, before.corpus, reader
+        self.version = (
+            before.proxies.fingerprint if before.proxies else ",".join(config.model.checkpoints or config.model.paths)
+        )
         self.scorers = [spec.build() for spec in config.score]
-        predictions = None
-        if any(scorer.needs_model for scorer in self.scorers):
-            from raydelt.models import classifier
+        needs = needs_of(self.scorers)
+        if "ledger" in needs:
+            context = replace(context, ledger_models=before.beside["ledger"].facts["models"])
+        if needs & {"classifier", "gradients", "language"}:
+            # torch is imported in actors that need it, and only there
+            from raydelt.scorers.models import with_models
 
-            classifier.one_thread()
-            device = "cuda" if config.cluster.actors.num_gpus else "cpu"
-            models = load_models(stage.run, config.model, corpus.facts, proxies, device=device)
-            predictions = HeldOutEnsemble(models)
+            context = with_models(context, config, before, stage.run)
         for scorer in self.scorers:
-            scorer.setup(replace(context, predictions=predictions))
+            scorer.setup(context)
 
     def __call__(self, batch: pa.Table) -> dict[str, list[str]]:
         return {"done": [json.dumps(self._score_part(index)) for index in batch.column("part").to_pylist()]}
@@ -175,36 +206,42 @@ class PartScorer:
         return {"part": index, "scores": asdict(run.described(name)), "quarantine": quarantine}
 
     def _score_rows(self, index: int) -> tuple[pa.Table, pa.Table]:
-        """The scores of one part, and the quarantine entries of rows without a finite score."""
-        file = self.corpus.parts[index].file
-        table = self.stage.run.read_table(file, READ)
-        if self.proxies is not None:
-            folds = self.stage.run.read_table(self.proxies.parts[index].file, [FOLDS])
-            table = table.append_column(FOLDS, folds[FOLDS])
-        batches = [
-            batch
-            for start in range(0, table.num_rows, BATCH_ROWS)
-            for batch in table.slice(start, BATCH_ROWS).combine_chunks().to_batches()
-        ]
-        columns: dict[str, Array] = {}
-        for scorer in self.scorers:
-            scored = [scorer.score(batch) for batch in batches]
-            for name in scored[0]:
-                columns[name] = np.concatenate([part[name] for part in scored]).astype(np.float32)
-        finite = np.logical_and.reduce([np.isfinite(values) for values in columns.values()])
-        scores = pa.table({EXAMPLE_ID: table[EXAMPLE_ID], **columns})
-        scores = scores.append_column("model_version", pa.array([self.version] * len(finite)).dictionary_encode())
-        return scores.filter(pa.array(finite)), self._quarantined(file, columns, finite)
+        """The scores of one part, and the quarantine entries of rows that cannot be scored or have no finite score."""
+        table = self.reader.table(index)
+        told = table[REASON].to_pylist() if REASON in table.column_names else [None] * table.num_rows
+        usable = np.asarray([reason is None for reason in told])
+        columns = self._columns(table.filter(pa.array(usable)))
+        finite = usable.copy()
+        finite[usable] = np.logical_and.reduce([np.isfinite(values) for values in columns.values()])
+        scores = pa.table({EXAMPLE_ID: table[EXAMPLE_ID].filter(pa.array(usable)), **columns})
+        scores = scores.append_column("model_version", pa.array([self.version] * len(scores)).dictionary_encode())
+        places = np.cumsum(usable) - 1
+        reasons = [told[row] or _not_finite(columns, places[row]) for row in np.flatnonzero(~finite)]
+        return scores.filter(pa.array(finite[usable])), self._quarantined(index, np.flatnonzero(~finite), reasons)
 
-    def _quarantined(self, file: str, columns: dict[str, Array], finite: Array) -> pa.Table:
-        rows = np.flatnonzero(~finite)
+    def _columns(self, table: pa.Table) -> dict[str, Array]:
+        """All components [n] float32, in batches of fixed boundaries; all scorers see one batch before the next."""
+        parts: dict[str, list[Array]] = {}
+        for start in range(0, max(table.num_rows, 1), BATCH_ROWS):
+            for batch in table.slice(start, BATCH_ROWS).combine_chunks().to_batches() or [_empty(table)]:
+                for scorer in self.scorers:
+                    for name, values in scorer.score(batch).items():
+                        parts.setdefault(name, []).append(values.astype(np.float32))
+        return {name: np.concatenate(values) for name, values in parts.items()}
+
+    def _quarantined(self, index: int, rows: Array, reasons: Sequence[str]) -> pa.Table:
+        file = self.corpus.parts[index].file
         provenance = self.stage.run.read_table(file, ["source_file", "row", EXAMPLE_ID]).take(pa.array(rows))
-        reasons = [
-            "score not finite: "
-            + ", ".join(f"{name} = {values[row]}" for name, values in columns.items() if not np.isfinite(values[row]))
-            for row in rows
-        ]
         return pa.table(
             [provenance["source_file"], provenance["row"], pa.array(reasons, pa.string()), provenance[EXAMPLE_ID]],
             schema=QUARANTINE_SCHEMA,
         )
+
+
+def _not_finite(columns: Mapping[str, Array], row: int) -> str:
+    bad = ", ".join(f"{name} = {values[row]}" for name, values in columns.items() if not np.isfinite(values[row]))
+    return f"score not finite: {bad}"
+
+
+def _empty(table: pa.Table) -> pa.RecordBatch:
+    return pa.RecordBatch.from_pylist([], schema=table.schema)

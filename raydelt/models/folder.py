@@ -1,0 +1,112 @@
+"""Model folders: from a local path, an object store or the hub, with weights in safetensors and nothing that executes.
+
+A URL is copied once per machine into a cache keyed by the listing of its files. Pickled weights are refused, since
+loading one runs code. A folder's fingerprint covers the bytes of its files, so a checkpoint replaced in place is
+noticed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import uuid
+from pathlib import Path
+
+import fsspec
+import xxhash
+
+from raydelt.errors import InputError
+
+PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".pickle")
+BLOCK = 1 << 20
+
+
+def fetch(path: str, *, field: str) -> str:
+    """A local folder for a path: itself, the cached copy of a URL, or a hub name passed through.
+
+    Raises:
+        InputError: there is no such folder.
+    """
+    if "://" in path:
+        return str(_cached(path, field))
+    if os.path.isdir(path):
+        return os.path.abspath(path)
+    if path.startswith((".", "/", "~")) or path.count("/") > 1:
+        raise InputError(f"{field} {path!r} is no folder: give a folder with config.json and *.safetensors")
+    return path
+
+
+def refuse_pickles(folder: str, *, field: str) -> None:
+    """Raise InputError where a local folder has pickled weights and no safetensors, or no weights at all."""
+    if not os.path.isdir(folder):
+        return
+    names = sorted(os.listdir(folder))
+    if any(name.endswith(".safetensors") for name in names):
+        return
+    pickled = [name for name in names if name.endswith(PICKLED)]
+    if pickled:
+        raise InputError(
+            f"{field}: {folder}/{pickled[0]} is a pickle, which could run code: convert it to safetensors"
+        )
+    raise InputError(
+        f"{field}: {folder} has no weights (*.safetensors): scores of an untrained model do not reproduce; give a "
+        "trained checkpoint"
+    )
+
+
+def fingerprint(path: str) -> str:
+    """32 hex digits over the names and bytes of a folder's files; of the name itself for a hub model."""
+    digest = xxhash.xxh3_128()
+    if "://" in path:
+        for name, size, mark in _listing(path):
+            digest.update(f"{name}\0{size}\0{mark}\n".encode())
+    elif os.path.isdir(path):
+        for file in sorted(p for p in Path(path).rglob("*") if p.is_file()):
+            digest.update(str(file.relative_to(path)).encode() + b"\0")
+            with file.open("rb") as opened:
+                while block := opened.read(BLOCK):
+                    digest.update(block)
+    elif os.path.isfile(path):
+        digest.update(Path(path).read_bytes())
+    else:
+        digest.update(path.encode())
+    return digest.hexdigest()
+
+
+def _listing(url: str) -> list[tuple[str, int, str]]:
+    """(name below the URL, bytes, mark of the content) of every file."""
+    fs, root = fsspec.core.url_to_fs(url)
+    found = fs.find(root, detail=True)
+    marks = ("ETag", "etag", "checksum", "mtime", "LastModified", "created")
+    return sorted(
+        (
+            name.removeprefix(root).lstrip("/"),
+            int(info["size"] or 0),
+            str(next((info[m] for m in marks if m in info), "")),
+        )
+        for name, info in found.items()
+    )
+
+
+def _cached(url: str, field: str) -> Path:
+    listing = _listing(url)
+    if not listing:
+        raise InputError(f"{field} {url!r} holds no file: check the prefix and the credentials")
+    key = xxhash.xxh3_128_hexdigest(repr((url, listing)).encode())
+    target = Path(tempfile.gettempdir()) / "raydelt-models" / key
+    if target.exists():
+        return target
+    fs, root = fsspec.core.url_to_fs(url)
+    partial = target.with_name(f"{key}.{uuid.uuid4().hex}")
+    for name, _, _ in listing:
+        if ".." in name.split("/"):
+            raise InputError(f"{field} {url!r} holds {name!r}: names must not contain '..'")
+        local = partial / name
+        local.parent.mkdir(parents=True, exist_ok=True)
+        fs.get_file(f"{root.rstrip('/')}/{name}", str(local))
+    try:
+        partial.rename(target)
+    except OSError:
+        # Another process was faster; its copy is the same.
+        shutil.rmtree(partial, ignore_errors=True)
+    return target

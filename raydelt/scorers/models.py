@@ -1,0 +1,96 @@
+"""The models that score, loaded once per actor on the device that Ray assigned, and what scorers get of them."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from raydelt.config import RunConfig
+from raydelt.models import classifier
+from raydelt.scorers.crossfit import HeldOutEnsemble
+from raydelt.scorers.passes import GradientPasses, Target
+from raydelt.scorers.protocol import ScoringContext
+from raydelt.scorers.proxies import load_models
+from raydelt.scorers.stage import Before
+from raydelt.storage import Store
+
+log = logging.getLogger(__name__)
+
+
+def with_models(context: ScoringContext, config: RunConfig, before: Before, run: Store) -> ScoringContext:
+    """The context with predictions and gradients of the proxies, or of the spec's own checkpoints."""
+    classifier.one_thread()
+    device = assigned_device(config.cluster.actors.num_gpus)
+    budget = config.cluster.actors.batch_bytes
+    targets = {} if before.targets is None else _targets(before, run, device)
+    if config.model.kind == "causal_lm":
+        return replace(
+            context,
+            gradients=_language_models(config, config.model.paths, device, targets),
+            load=_Loader(config, device),
+        )
+    models = load_models(run, config.model, before.corpus.facts, before.proxies, device=device)
+    return replace(
+        context,
+        predictions=HeldOutEnsemble(models),
+        gradients=GradientPasses(models, targets=targets, budget=budget),
+    )
+
+
+def assigned_device(num_gpus: float) -> str:
+    """The device of this actor: Ray shows a process the GPUs that it was given, so the first is the right one."""
+    if num_gpus <= 0:
+        return "cpu"
+    if not torch.cuda.is_available():
+        log.warning("cluster.actors.num_gpus is %g but torch sees no GPU here: scoring on the CPU", num_gpus)
+        return "cpu"
+    return "cuda:0"
+
+
+class _Loader:
+    """Loads another language model like the spec's own, to compare with."""
+
+    def __init__(self, config: RunConfig, device: str) -> None:
+        self.config, self.device = config, device
+
+    def __call__(self, path: str) -> GradientPasses:
+        from raydelt.errors import InputError
+        from raydelt.models.causal_lm import load_tokenizer, vocabulary_fingerprint
+
+        own = self.config.model.paths[0]
+        if vocabulary_fingerprint(load_tokenizer(path)) != vocabulary_fingerprint(load_tokenizer(own)):
+            raise InputError(
+                f"score.excess_loss.reference {path!r} and model.path {own!r} have different tokenizers, so their "
+                "losses are not of the same tokens: use a reference of the same family"
+            )
+        return _language_models(self.config, [path], self.device, {})
+
+
+def _language_models(config: RunConfig, paths: list[str], device: str, targets: Any) -> GradientPasses:
+    from raydelt.models import causal_lm
+
+    models = [[causal_lm.load(config.model, path, device=device)] for path in paths]
+    return GradientPasses(models, targets=targets, budget=config.cluster.actors.batch_bytes)
+
+
+def _targets(before: Before, run: Store, device: str) -> dict[Any, list[list[Target]]]:
+    """The target gradients by choice of parameters, as `targets` published them."""
+    assert before.targets is not None
+    facts, files = before.targets.facts, before.targets.sides["gradients"]
+    loaded = iter(files)
+    result: dict[Any, list[list[Target]]] = {}
+    for choice in facts["parameters"]:
+        key = choice if isinstance(choice, str) else tuple(choice)
+        result[key] = [
+            [_moved(run.read_bytes(next(loaded).file), device) for _ in range(facts["folds"])]
+            for _ in range(facts["rounds"])
+        ]
+    return result
+
+
+def _moved(data: bytes, device: str) -> Target:
+    return {name: tensor.to(device) for name, tensor in safetensors.torch.load(data).items()}

@@ -1,0 +1,140 @@
+"""Per-example gradients for scorers: one pass over a batch for all that ask for the same parameters.
+
+Every example goes through the R models that may score it (those that never saw it, or the spec's checkpoints). A
+scorer says in `setup` what it will want; the first that asks for a batch triggers the pass, and the others get the
+same result. Batches are split to a memory budget, and in halves where memory runs out all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from raydelt.gradients import PerExampleGradients
+from raydelt.gradients.memory import backing_off
+from raydelt.models.protocol import GradientModel
+from raydelt.scorers.crossfit import folds_for
+from raydelt.scorers.protocol import Array
+
+Parameters = str | tuple[str, ...]
+Target = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """Losses, norms, dot products with the target's gradient, and its norm: each [R, B], NaN where not wanted."""
+
+    losses: Array
+    norms: Array
+    dots: Array
+    target_norms: Array
+
+
+@dataclass
+class _Want:
+    norms: bool = False
+    target: bool = False
+
+
+class GradientPasses:
+    """Gradients of corpus batches by models[r][f]; `targets[parameters][r][f]` is the target set's gradient."""
+
+    def __init__(
+        self,
+        models: Sequence[Sequence[GradientModel]],
+        *,
+        targets: Mapping[Parameters, Sequence[Sequence[Target]]] | None = None,
+        budget: int,
+    ) -> None:
+        self.models, self.targets, self.budget = models, targets or {}, budget
+        self._wants: dict[Parameters, _Want] = {}
+        self._engines: dict[tuple[int, int, Parameters], PerExampleGradients] = {}
+        self._last: tuple[Any, dict[Parameters, Gradients]] = (None, {})
+        self._losses: tuple[Any, Array | None] = (None, None)
+
+    def want(self, parameters: Parameters, *, norms: bool = False, target: bool = False) -> None:
+        """Announce what `of` will be asked for."""
+        known = self._wants.setdefault(parameters, _Want())
+        known.norms, known.target = known.norms or norms, known.target or target
+
+    def of(self, batch: pa.RecordBatch, parameters: Parameters) -> Gradients:
+        """All that was announced for these parameters, of one batch."""
+        if self._last[0] is not batch:
+            self._last = (batch, {})
+        found = self._last[1]
+        if parameters not in found:
+            found[parameters] = self._computed(batch, parameters)
+        return found[parameters]
+
+    def losses(self, batch: pa.RecordBatch) -> Array:
+        """Losses [R, B]; taken from a gradient pass where one is made anyway."""
+        for parameters in self._wants:
+            return self.of(batch, parameters).losses
+        if self._losses[0] is not batch:
+            self._losses = (batch, self._forward_only(batch))
+        return cast(Array, self._losses[1])
+
+    def _computed(self, batch: pa.RecordBatch, parameters: Parameters) -> Gradients:
+        want = self._wants[parameters]
+        shape = (len(self.models), batch.num_rows)
+        result = Gradients(*(np.full(shape, np.nan) for _ in range(4)))
+        for r, f, rows in self._routed(batch):
+            engine = self._engine(r, f, parameters)
+            vectors = [self.targets[parameters][r][f]] if want.target else []
+            if vectors:
+                result.target_norms[r, rows] = _norm(vectors[0])
+            for own, part in self._passes(self.models[r][f], batch, rows, engine, vectors, norms=want.norms):
+                result.losses[r, own] = part.losses.double().cpu().numpy()
+                if part.norms is not None:
+                    result.norms[r, own] = part.norms.cpu().numpy()
+                if part.dots is not None:
+                    result.dots[r, own] = part.dots[:, 0].cpu().numpy()
+        return result
+
+    def _passes(
+        self, model: GradientModel, batch: pa.RecordBatch, rows: Array, engine: Any, vectors: Any, *, norms: bool
+    ) -> Any:
+        """(rows, result) of every group of rows, in whole or in the halves that fit."""
+        for group in model.groups(batch, rows, self.budget):
+
+            def compute(low: int, high: int, group: Array = group) -> Any:
+                tensors, index = model.tensors(batch, group[low:high])
+                return group[low:high], engine(tensors, norms=norms, vectors=vectors, index=index)
+
+            yield from backing_off(compute, len(group), what="one example's gradient pass")
+
+    def _forward_only(self, batch: pa.RecordBatch) -> Array:
+        result = np.full((len(self.models), batch.num_rows), np.nan)
+        for r, f, rows in self._routed(batch):
+            model = self.models[r][f]
+            # Nothing is kept for a backward pass, so a group may be several times as large; it is not, for equal bits.
+            for group in model.groups(batch, rows, self.budget):
+                with torch.inference_mode():
+                    tensors, _ = model.tensors(batch, group)
+                    result[r, group] = model.losses(model.module, tensors).double().cpu().numpy()
+        return result
+
+    def _routed(self, batch: pa.RecordBatch) -> Any:
+        folds = folds_for(self.models, batch)
+        for r, models in enumerate(self.models):
+            for f in range(len(models)):
+                rows = np.flatnonzero(folds[r] == f)
+                if len(rows):
+                    yield r, f, rows
+
+    def _engine(self, r: int, f: int, parameters: Parameters) -> PerExampleGradients:
+        key = (r, f, parameters)
+        if key not in self._engines:
+            model = self.models[r][f]
+            chosen = parameters if isinstance(parameters, str) else list(parameters)
+            self._engines[key] = PerExampleGradients(model.module, model.losses, parameters=chosen)
+        return self._engines[key]
+
+
+def _norm(vector: Target) -> float:
+    return float(np.sqrt(sum(float(part.double().square().sum()) for part in vector.values())))

@@ -1,0 +1,271 @@
+"""Exact per-example gradient norms: cost against a plain forward and backward pass, and against other libraries.
+
+Every figure is a ratio of times measured in turns within one run (the order of the methods changes every round), as
+the median with the first and third quartile over the rounds. Peak memory is measured apart, each method in a process
+of its own: the growth of its resident set over what it had after loading the model and one forward pass on a single
+row. Models have random weights: the cost does not depend on them. Peers are measured where they are installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from raydelt.gradients import PerExampleGradients
+
+ROUNDS = int(os.environ.get("BENCH_ROUNDS", "15"))
+SETTLE = 2
+SLOW_ROUNDS = 3
+
+Task = tuple[nn.Module, Callable[..., Tensor], dict[str, Tensor]]
+
+
+class Block(nn.Module):
+    """Pre-norm attention and a four times wider MLP."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, t, d = x.shape
+        q, k, v = self.qkv(self.norm1(x)).reshape(n, t, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.out(mixed.transpose(1, 2).reshape(n, t, d))
+        return x + self.down(functional.gelu(self.up(self.norm2(x))))
+
+
+class Transformer(nn.Module):
+    """A small causal language model with an output layer of its own."""
+
+    def __init__(self, width: int = 128, layers: int = 4, vocabulary: int = 2000, length: int = 64) -> None:
+        super().__init__()
+        self.tokens, self.places = nn.Embedding(vocabulary, width), nn.Embedding(length, width)
+        self.blocks = nn.ModuleList(Block(width, 4) for _ in range(layers))
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, vocabulary, bias=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        places = torch.arange(ids.shape[1], device=ids.device).repeat(len(ids), 1)
+        x = self.tokens(ids) + self.places(places)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.norm(x))  # type: ignore[no-any-return]
+
+
+def mlp() -> Task:
+    """256-512-512-10, batch 256."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(256, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10))
+    batch = {"x": torch.randn(256, 256), "y": torch.randint(0, 10, (256,))}
+    return model.eval(), lambda f, b: functional.cross_entropy(f(b["x"]), b["y"], reduction="none"), batch
+
+
+def transformer() -> Task:
+    """4 layers, d = 128, T = 64, V = 2000, batch 32."""
+    torch.manual_seed(0)
+    batch = {"ids": torch.randint(0, 2000, (32, 64))}
+
+    def losses(forward: Callable[..., Tensor], b: dict[str, Tensor]) -> Tensor:
+        logits = forward(b["ids"])[:, :-1]
+        each = functional.cross_entropy(logits.flatten(0, 1), b["ids"][:, 1:].flatten(), reduction="none")
+        return each.reshape(len(logits), -1).mean(1)
+
+    return Transformer().eval(), losses, batch
+
+
+TASKS: dict[str, Callable[[], Task]] = {"mlp": mlp, "transformer": transformer}
+
+
+def plain(task: Task) -> Callable[[], Any]:
+    """Forward and backward of the summed loss."""
+    model, losses, batch = task
+
+    def run() -> None:
+        for p in model.parameters():
+            p.grad = None
+        losses(model, batch).sum().backward()
+
+    return run
+
+
+def ours(task: Task, *, backend: str = "ghost", dots: int = 0) -> Callable[[], Any]:
+    model, losses, batch = task
+    engine = PerExampleGradients(model, losses, backend=backend)  # type: ignore[arg-type]
+    generator = torch.Generator().manual_seed(1)
+    vectors = [
+        {name: torch.randn(p.shape, generator=generator) for name, p in model.named_parameters()} for _ in range(dots)
+    ]
+    return lambda: engine(batch, vectors=vectors).norms
+
+
+def vmapped(task: Task) -> Callable[[], Any]:
+    """torch.func as its tutorial has it: vmap(grad) over the batch, then norms."""
+    model, losses, batch = task
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+
+    def loss(own: dict[str, Tensor], row: dict[str, Tensor]) -> Tensor:
+        return losses(lambda *a: torch.func.functional_call(model, own, a), {k: v[None] for k, v in row.items()})[0]
+
+    each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))
+
+    def run() -> Tensor:
+        grads = each(parameters, batch)
+        return torch.stack([g.flatten(1).square().sum(1) for g in grads.values()]).sum(0).sqrt()
+
+    return run
+
+
+def loop(task: Task) -> Callable[[], Any]:
+    """One backward pass per example."""
+    model, losses, batch = task
+    parameters = list(model.parameters())
+
+    def run() -> Tensor:
+        norms = []
+        for i in range(len(next(iter(batch.values())))):
+            [value] = losses(model, {name: x[i : i + 1] for name, x in batch.items()})
+            norms.append(torch.stack([g.square().sum() for g in torch.autograd.grad(value, parameters)]).sum().sqrt())
+        return torch.stack(norms)
+
+    return run
+
+
+def opacus(task: Task) -> Callable[[], Any]:
+    """Opacus' ghost clipping module; its loss must be the mean or sum over the batch."""
+    import warnings
+
+    from opacus.grad_sample import GradSampleModuleFastGradientClipping
+
+    warnings.simplefilter("ignore")
+    model, losses, batch = task
+    model.train()  # it records in training mode only; these models behave alike in both
+    wrapped = GradSampleModuleFastGradientClipping(
+        model, loss_reduction="sum", use_ghost_clipping=True, max_grad_norm=1.0, strict=False
+    )
+
+    def run() -> Tensor:
+        wrapped.zero_grad()
+        losses(wrapped, batch).sum().backward()
+        norms: Tensor = wrapped.get_norm_sample()
+        return norms
+
+    return run
+
+
+METHODS: dict[str, Callable[[Task], Callable[[], Any]]] = {
+    "plain": plain,
+    "raydelt": ours,
+    "raydelt+dot": lambda task: ours(task, dots=1),
+    "opacus": opacus,
+    "vmap": vmapped,
+    "loop": loop,
+}
+
+
+def timings(name: str) -> dict[str, list[float]]:
+    """Seconds of every method, each round running all of them in another order."""
+    runs = {}
+    for method, make in METHODS.items():
+        if method == "opacus" and importlib.util.find_spec("opacus") is None:
+            print("opacus is not installed: left out", flush=True)
+            continue
+        runs[method] = make(TASKS[name]())
+    seconds: dict[str, list[float]] = {method: [] for method in runs}
+    for round_ in range(SETTLE + ROUNDS):
+        order = list(runs)
+        order = order[round_ % len(order) :] + order[: round_ % len(order)]
+        for method in order:
+            if method in ("vmap", "loop") and round_ >= SETTLE + SLOW_ROUNDS:
+                continue
+            started = time.perf_counter()
+            runs[method]()
+            taken = time.perf_counter() - started
+            if round_ >= SETTLE:
+                seconds[method].append(taken)
+    return seconds
+
+
+def peak_bytes(name: str, method: str) -> int:
+    """Growth of the resident set while a method runs, in a process of its own."""
+    command = [sys.executable, "-m", "tests.bench.gradients", "--peak", name, method]
+    return int(json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+
+
+def _report_peak(name: str, method: str) -> None:
+    task = TASKS[name]()
+    model, losses, batch = task
+    with torch.no_grad():
+        losses(model, {key: x[:1] for key, x in batch.items()})
+    run = METHODS[method](task)
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from here
+    before = _status("VmRSS")
+    run()
+    run()
+    print(json.dumps(_status("VmHWM") - before))
+
+
+def _status(field: str) -> int:
+    """Bytes of a line of /proc/self/status."""
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field)]
+    return 1024 * int(line.split()[1])
+
+
+def _check_equal(name: str) -> None:
+    """All methods give the same norms, or the comparison would be of different things."""
+    truth = ours(TASKS[name](), backend="loop")().float()
+    for method in METHODS:
+        if method in ("plain",) or (method == "opacus" and importlib.util.find_spec("opacus") is None):
+            continue
+        found = METHODS[method](TASKS[name]())().float()
+        print(
+            f"  {method:12} max relative difference from batch-1 autograd {((found - truth) / truth).abs().max():.1e}"
+        )
+
+
+def quartiles(values: list[float]) -> tuple[float, float, float]:
+    low, middle, high = statistics.quantiles(values, n=4)
+    return low, middle, high
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--peak", nargs=2)
+    arguments, _ = parser.parse_known_args()
+    if arguments.peak:
+        _report_peak(*arguments.peak)
+        return
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {ROUNDS} rounds")
+    for name, make in TASKS.items():
+        print(f"{name}: {make.__doc__}")
+        _check_equal(name)
+        seconds = timings(name)
+        rows = len(next(iter(make()[2].values())))
+        for method, values in seconds.items():
+            ratios = [a / b for a, b in zip(values, seconds["plain"], strict=False)]
+            low, middle, high = quartiles(ratios)
+            peak = peak_bytes(name, method) / 2**20
+            print(
+                f"  {method:12} / plain {middle:6.2f} [{low:.2f}, {high:.2f}]   "
+                f"{rows / statistics.median(values):9.0f} rows/s   peak {peak:7.1f} MiB",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
