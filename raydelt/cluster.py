@@ -22,6 +22,7 @@ import ray
 import ray.data
 from ray.exceptions import RayTaskError
 
+from raydelt import errors
 from raydelt.config import Actors
 from raydelt.config import Cluster as ClusterSpec
 from raydelt.errors import InputError, RaydeltError, SpecError
@@ -34,6 +35,7 @@ S = TypeVar("S")
 
 TASK_RETRIES = 3
 STALL_SECONDS = 600
+FAILED = "failed"
 CONNECT_SECONDS = 10
 # Ray Train takes one report per poll and worker; at its default of 2 s a short training waits more than it works.
 TRAIN_POLL_SECONDS = "0.2"
@@ -60,6 +62,7 @@ def connected(spec: ClusterSpec) -> Iterator[None]:
     if embedded:
         options |= {
             "num_cpus": spec.num_cpus,
+            "num_gpus": spec.num_gpus,
             "object_store_memory": spec.object_store_bytes,
             "include_dashboard": False,
             "_node_ip_address": "127.0.0.1",
@@ -183,23 +186,57 @@ def actor_map(
     """Rows that `worker(**options)` returns for batches of one item each, from a Ray Data pool of actors.
 
     The pool grows from `actors.min` to `actors.max` (default: as many as the CPUs carry); a killed actor is replaced
-    and its item done again.
+    and its item done again. An error that is meant for the user ends the map, from an actor's start as from its work.
     """
     most = actors.max or max(actors.min, cpus())
     pool = ray.data.ActorPoolStrategy(min_size=actors.min, max_size=max(actors.min, min(most, len(items))))
     rows = ray.data.from_items([dict(item) for item in items], override_num_blocks=len(items))
     rows.set_name(label)
     scored = rows.map_batches(
-        worker,
+        _Telling,
         batch_size=1,
         batch_format="pyarrow",
         compute=pool,
         num_cpus=actors.num_cpus,
         num_gpus=actors.num_gpus or None,
-        fn_constructor_kwargs=dict(options),
+        fn_constructor_kwargs={"worker": worker, "options": dict(options)},
     )
     with plain_errors():
-        yield from scored.iter_rows()
+        for row in scored.iter_rows():
+            if row[FAILED]:
+                kind, _, text = row[FAILED].partition(":")
+                raise getattr(errors, kind)(text)
+            yield row
+
+
+class _Telling:
+    """An actor's worker whose errors for the user come back as rows.
+
+    Ray starts an actor that cannot start again and again, and an exception out of a Ray Data actor loses its cause on
+    the way; a row does neither.
+    """
+
+    def __init__(self, worker: type, options: dict[str, Any]) -> None:
+        self.failure, self.work = "", None
+        try:
+            self.work = worker(**options)
+        except RaydeltError as error:
+            self.failure = _told(error)
+
+    def __call__(self, batch: pa.Table) -> dict[str, list[Any]]:
+        if self.work is not None:
+            try:
+                rows: dict[str, list[Any]] = self.work(batch)
+                return rows | {FAILED: [""] * len(next(iter(rows.values())))}
+            except RaydeltError as error:
+                self.failure = _told(error)
+        return {"done": [""], FAILED: [self.failure]}
+
+
+def _told(error: RaydeltError) -> str:
+    """An error's kind, as `raydelt.errors` has it, and text."""
+    kind = next(base for base in type(error).__mro__ if base.__module__ == errors.__name__)
+    return f"{kind.__name__}:{error}"
 
 
 def reduce_parts(reducer: Reducer[S, R], read: Callable[[int], pa.RecordBatch], parts: int, *, label: str) -> R:

@@ -314,6 +314,7 @@ class Cluster(Section):
 
     address: str = "auto"
     num_cpus: Positive | None = None
+    num_gpus: Annotated[int, Field(ge=0)] | None = None
     object_store_bytes: Positive | None = None
     actors: Actors = Actors()
 

@@ -27,6 +27,7 @@ DRAW_KEY = "draw_key"
 GROUP_KEY = "group_key"
 FEATURES = "x"
 EMBEDDING = "embedding"
+TIME = "time"
 LABEL = "label"
 LABEL_CLEAN = "label_clean"
 SOURCE_FILE = "source_file"
@@ -40,7 +41,7 @@ UInt64Array = NDArray[np.uint64]
 FloatArray = NDArray[np.float64]
 
 
-def corpus_schema(width: int, *, text: bool = False) -> pa.Schema:
+def corpus_schema(width: int, *, text: bool = False, time: bool = False) -> pa.Schema:
     """Columns of `corpus/part-*.parquet`: identity, features `x` [width], label index, provenance.
 
     `label_clean` is the label before the spec's simulated noise. It is for reports alone: no scorer may read it.
@@ -57,6 +58,8 @@ def corpus_schema(width: int, *, text: bool = False) -> pa.Schema:
     ]
     if text:
         fields.append(pa.field("text", pa.string()))
+    if time:
+        fields.append(pa.field(TIME, pa.float64()))
     return pa.schema(fields)
 
 

@@ -97,6 +97,54 @@ class BrokenScorer(HashScorer):
         raise ZeroDivisionError("the third party's own fault")
 
 
+class PlaceConfig(ScorerConfig):
+    """Writes down the process and the GPUs that Ray gave it."""
+
+    kind: str = "tests.plugins:PlaceConfig"
+    folder: str
+
+    def build(self) -> PlaceScorer:
+        return PlaceScorer(self)
+
+
+class PlaceScorer(HashScorer):
+    def setup(self, context: ScoringContext) -> None:
+        import ray
+
+        gpus = ",".join(str(gpu) for gpu in ray.get_gpu_ids())
+        (Path(self.config.folder) / f"{os.getpid()}.place").write_text(f"{os.getpid()} {gpus}\n")
+
+
+class BuildsConfig(ScorerConfig):
+    """How often this process has built the model of `counted_logistic`."""
+
+    kind: str = "tests.plugins:BuildsConfig"
+
+    def build(self) -> BuildsScorer:
+        return BuildsScorer(self, columns=("builds",))
+
+
+class BuildsScorer(HashScorer):
+    def score(self, batch: pa.RecordBatch) -> dict[str, Array]:
+        return {"builds": np.full(batch.num_rows, float(BUILDS))}
+
+
+BUILDS = 0
+
+
+def counted_logistic(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    """A linear network that counts how often this process builds one."""
+    global BUILDS
+    BUILDS += 1
+    return nn.Linear(input_shape[0], num_classes)
+
+
+def batch_coupled(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    """A network that normalises by its batch, even when it does not train."""
+    norm = nn.BatchNorm1d(8, track_running_stats=False)
+    return nn.Sequential(nn.Linear(input_shape[0], 8), norm, nn.ReLU(), nn.Linear(8, num_classes))
+
+
 class Memoriser(nn.Module):
     """Knows the label of every example it was fitted on, and denies the label of any other.
 

@@ -11,6 +11,7 @@ Cost: O(width) per row.
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import posixpath
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,6 +44,7 @@ def schema(layout: Layout) -> pa.Schema:
             ("x", pa.list_(pa.float32(), layout.width)),
             ("text", pa.string()),
             ("label_name", pa.string()),
+            ("time", pa.float64()),
             ("split", pa.string()),
             ("source_file", pa.string()),
             ("row", pa.int64()),
@@ -79,6 +81,7 @@ def _layout(raw: RawRows, item: Item, corpus: Corpus) -> Layout:
         "corpus.label_column": corpus.label_column,
         "corpus.id_column": corpus.id_column,
         "corpus.group_column": corpus.group_column,
+        "corpus.time_column": corpus.time_column,
         "corpus.text_column": corpus.text_column,
         "corpus.image_column": corpus.image_column,
     }
@@ -152,7 +155,7 @@ def _image_layout(raw: RawRows, name: str, corpus: Corpus, label: str | None) ->
 
 def canonical(item: Item, corpus: Corpus, layout: Layout) -> Iterator[pa.Table]:
     """Canonical rows of one unit, a bounded number at a time."""
-    needed = [*layout.columns, layout.label_column, corpus.id_column, corpus.group_column]
+    needed = [*layout.columns, layout.label_column, corpus.id_column, corpus.group_column, corpus.time_column]
     columns = list(dict.fromkeys(name for name in needed if name is not None))
     for raw in formats.read(item, columns, text_unit=corpus.text_unit):
         missing = [name for name in columns if name not in raw.columns] if len(raw.rows) else []
@@ -174,6 +177,9 @@ def _table(raw: RawRows, item: Item, corpus: Corpus, layout: Layout) -> pa.Table
     texts = _strings(raw.columns[layout.columns[0]]) if layout.kind == "text" else None
     labels = _labels(raw.columns, paths, corpus, layout, reasons)
     contents = [text.encode() for text in texts] if texts is not None else [row.tobytes() for row in x]
+    times = pa.nulls(count, pa.float64())
+    if corpus.time_column is not None:
+        times = seconds_of(raw.columns[corpus.time_column], corpus.time_column, reasons)
     ids = _ids(raw.columns, corpus, contents, labels, reasons)
     if corpus.group_column is not None:
         contents = [str(value).encode() for value in _values(raw.columns[corpus.group_column])]
@@ -189,6 +195,7 @@ def _table(raw: RawRows, item: Item, corpus: Corpus, layout: Layout) -> pa.Table
             fixed_lists(x),
             pa.array(texts, pa.string()) if texts is not None else pa.nulls(count, pa.string()),
             pa.array(labels, pa.string()),
+            times,
             pa.array([item.split] * count, pa.string()),
             pa.array(paths, pa.string()),
             pa.array(raw.rows, pa.int64()),
@@ -253,6 +260,38 @@ def _labels(
         elif known is not None and label not in known:
             reasons[row] = f"label {label!r} is none of corpus.classes"
     return labels
+
+
+def seconds_of(column: Column, name: str, reasons: Reasons) -> pa.Array:
+    """Float64 seconds since 1970, null where missing, of timestamps, dates, ISO texts, or numbers of seconds."""
+    if isinstance(column, pa.Array) and (pa.types.is_timestamp(column.type) or pa.types.is_date(column.type)):
+        micros = pc.cast(pc.cast(column, pa.timestamp("us", tz="UTC" if _zoned(column.type) else None)), pa.int64())
+        return pc.divide(pc.cast(micros, pa.float64()), 1e6)
+    seconds: list[float | None] = []
+    for row, value in enumerate(_values(column)):
+        try:
+            seconds.append(_seconds(value))
+        except ValueError:
+            seconds.append(None)
+            reasons[row] = reasons[row] or f"time {name!r} is {value!r:.40}: no ISO date and no number of seconds"
+    return pa.array(seconds, pa.float64())
+
+
+def _zoned(kind: pa.DataType) -> bool:
+    return pa.types.is_timestamp(kind) and kind.tz is not None
+
+
+def _seconds(value: Any) -> float | None:
+    if value is None or value == "":
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        time = datetime.datetime.fromisoformat(str(value))
+        return (time if time.tzinfo else time.replace(tzinfo=datetime.UTC)).timestamp()
+    if not np.isfinite(number):
+        raise ValueError(value)
+    return number
 
 
 def names_of(column: Column) -> list[str | None]:

@@ -16,7 +16,7 @@ import xxhash
 
 from raydelt.config import Corpus
 from raydelt.corpus.features import Layout
-from raydelt.examples import QUARANTINE_SCHEMA, column_of, corpus_schema, uniform
+from raydelt.examples import QUARANTINE_SCHEMA, TIME, column_of, corpus_schema, uniform
 from raydelt.storage import Part, Stage
 
 
@@ -128,15 +128,23 @@ def _corpus_table(
     columns += [rows["source_file"], rows["row"]]
     if layout.kind == "text":
         columns.append(rows["text"])
-    return pa.table(columns, schema=corpus_schema(layout.width, text=layout.kind == "text"))
+    if corpus.time_column is not None:
+        columns.append(rows["time"])
+    fields = corpus_schema(layout.width, text=layout.kind == "text", time=corpus.time_column is not None)
+    return pa.table(columns, schema=fields)
 
 
 def _content(table: pa.Table) -> str:
-    """Identifies what later stages read of a part: ids, features and labels, not where they came from."""
+    """Identifies what later stages read of a part: ids, content, labels and times, not where they came from."""
     digest = xxhash.xxh3_128()
     digest.update("\n".join(table["example_id"].to_pylist()).encode())
     for name in ("x", "label"):
         column = table[name].combine_chunks()
         values = column.flatten() if name == "x" else column.fill_null(-1)
         digest.update(np.ascontiguousarray(values.to_numpy(zero_copy_only=False)).tobytes())
+    if "text" in table.column_names:
+        # A key of the user's own says nothing of the text, and hashed words nothing of their order.
+        digest.update("\0".join(table["text"].to_pylist()).encode())
+    if TIME in table.column_names:
+        digest.update(table[TIME].fill_null(np.inf).to_numpy().tobytes())
     return digest.hexdigest()

@@ -67,7 +67,7 @@ def backing_off(compute: Callable[[int, int], T], count: int, *, what: str) -> l
         try:
             results.append(compute(low, high))
             continue
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
             if high - low == 1:

@@ -6,10 +6,10 @@ noticed."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
-import uuid
 from pathlib import Path
 
 import fsspec
@@ -29,8 +29,8 @@ def fetch(path: str, *, field: str) -> str:
     """
     if "://" in path:
         return str(_cached(path, field))
-    if os.path.isdir(path):
-        return os.path.abspath(path)
+    if os.path.isdir(os.path.expanduser(path)):
+        return os.path.abspath(os.path.expanduser(path))
     if path.startswith((".", "/", "~")) or path.count("/") > 1:
         raise InputError(f"{field} {path!r} is no folder: give a folder with config.json and *.safetensors")
     return path
@@ -89,24 +89,44 @@ def _listing(url: str) -> list[tuple[str, int, str]]:
 
 
 def _cached(url: str, field: str) -> Path:
-    listing = _listing(url)
+    try:
+        listing = _listing(url)
+    except Exception as error:
+        raise InputError(f"{field} {url!r} cannot be listed ({' '.join(str(error).split())[:160]})") from error
     if not listing:
         raise InputError(f"{field} {url!r} holds no file: check the prefix and the credentials")
-    key = xxhash.xxh3_128_hexdigest(repr((url, listing)).encode())
-    target = Path(tempfile.gettempdir()) / "raydelt-models" / key
-    if target.exists():
+    cache = _cache_folder()
+    target = cache / xxhash.xxh3_128_hexdigest(repr((url, listing)).encode())
+    if _is_whole(target, listing):
         return target
     fs, root = fsspec.core.url_to_fs(url)
-    partial = target.with_name(f"{key}.{uuid.uuid4().hex}")
-    for name, _, _ in listing:
-        if ".." in name.split("/"):
-            raise InputError(f"{field} {url!r} holds {name!r}: names must not contain '..'")
-        local = partial / name
-        local.parent.mkdir(parents=True, exist_ok=True)
-        fs.get_file(f"{root.rstrip('/')}/{name}", str(local))
+    partial = Path(tempfile.mkdtemp(dir=cache))
     try:
-        partial.rename(target)
-    except OSError:
-        # Another process was faster; its copy is the same.
+        for name, _, _ in listing:
+            if ".." in name.split("/"):
+                raise InputError(f"{field} {url!r} holds {name!r}: names must not contain '..'")
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
+            fs.get_file(f"{root.rstrip('/')}/{name}", str(partial / name))
+        if not _is_whole(target, listing):
+            shutil.rmtree(target, ignore_errors=True)
+            with contextlib.suppress(OSError):  # another process may just have put the same copy there
+                partial.rename(target)
+    except OSError as error:
+        raise InputError(f"{field} {url!r} cannot be copied ({' '.join(str(error).split())[:160]})") from error
+    finally:
         shutil.rmtree(partial, ignore_errors=True)
     return target
+
+
+def _cache_folder() -> Path:
+    """A folder of this user's own below the system's place for temporary files."""
+    folder = Path(tempfile.gettempdir()) / f"raydelt-models-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise InputError(f"{folder} belongs to another user: set TMPDIR to a folder of your own")
+    return folder
+
+
+def _is_whole(folder: Path, listing: list[tuple[str, int, str]]) -> bool:
+    """Whether every file lies there at its full size; cleaners of temporary files take single ones."""
+    return all((folder / name).is_file() and (folder / name).stat().st_size == size for name, size, _ in listing)

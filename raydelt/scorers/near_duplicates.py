@@ -22,9 +22,10 @@ import pyarrow as pa
 from pydantic import Field
 
 from raydelt.examples import column_of
-from raydelt.scorers.neighbours import EARLIER_COSINE
 from raydelt.scorers.protocol import Array, Need, Reducer, ScoringContext
 from raydelt.scorers.registry import ScorerConfig
+
+EARLIER_COSINE = "earlier_cosine"
 
 
 class NearDuplicatesConfig(ScorerConfig):

@@ -36,14 +36,14 @@ from raydelt import cluster
 from raydelt.corpus.canonical import fixed_lists
 from raydelt.examples import EMBEDDING, EXAMPLE_ID, FEATURES, column_of
 from raydelt.scorers.diversity import Transform
+from raydelt.scorers.near_duplicates import EARLIER_COSINE
 from raydelt.scorers.protocol import Array
 from raydelt.scorers.prototype import SAMPLE_ROWS, LloydStep, first_centroids
+from raydelt.scorers.typicality import KNN_COSINE
 from raydelt.storage import Manifest, Part, Stage, Store
 
 log = logging.getLogger(__name__)
 
-KNN_COSINE = "knn_cosine"
-EARLIER_COSINE = "earlier_cosine"
 NEIGHBOUR = "neighbour"
 
 NEAREST = 10

@@ -21,6 +21,7 @@ BUILT_IN = {
     "el2n": "raydelt.scorers.el2n:El2nConfig",
     "input_saliency": "raydelt.scorers.input_saliency:InputSaliencyConfig",
     "uncertainty": "raydelt.scorers.uncertainty:UncertaintyConfig",
+    "sample_weight": "raydelt.scorers.sample_weight:SampleWeightConfig",
     "dynamics": "raydelt.scorers.dynamics:DynamicsConfig",
     "typicality": "raydelt.scorers.typicality:TypicalityConfig",
     "near_duplicates": "raydelt.scorers.near_duplicates:NearDuplicatesConfig",

@@ -22,7 +22,7 @@ from raydelt import cluster
 from raydelt.config import RunConfig
 from raydelt.corpus.tokens import REASON
 from raydelt.errors import ErrorBudgetExceeded
-from raydelt.examples import DRAW_KEY, EXAMPLE_ID, FEATURES, LABEL, QUARANTINE_SCHEMA, column_of
+from raydelt.examples import DRAW_KEY, EXAMPLE_ID, FEATURES, LABEL, QUARANTINE_SCHEMA, TIME, column_of
 from raydelt.models.moments import FeatureMoments
 from raydelt.scorers.protocol import Array, Need, Reducer, Scorer, ScoringContext
 from raydelt.storage import Manifest, Part, Stage, Store
@@ -85,13 +85,10 @@ def score_corpus(config: RunConfig, before: Before, stage: Stage) -> Manifest:
         stage.run,
         tuple(part.file for part in corpus.parts),
         tuple(tuple(part.file for part in manifest.parts) for manifest in before.beside.values()),
-        ("time",) if "time" in needs else (),
+        (TIME,) if "time" in needs else (),
     )
     context = _fit(config, before, reader, scorers)
     options = {"stage": stage, "config": config, "before": before, "reader": reader, "context": context}
-    if before.proxies is None and needs & {"classifier", "gradients", "language"}:
-        # An actor that cannot start is started again and again; a task says at once what is wrong.
-        cluster.parallel(_try_models, [(options,)], label="score: models")
     items = [{"part": index} for index in range(len(corpus.parts))]
     rows = cluster.actor_map(PartScorer, items, options=options, actors=config.cluster.actors, label="score")
     done = sorted((json.loads(row["done"]) for row in rows), key=lambda entry: int(entry["part"]))
@@ -157,10 +154,6 @@ def _ranges(run: Store, file: str, columns: Sequence[str]) -> list[tuple[float, 
     if table.num_rows == 0:
         return [(np.inf, -np.inf)] * len(columns)
     return [(float(column_of(table, name).min()), float(column_of(table, name).max())) for name in columns]
-
-
-def _try_models(options: dict[str, Any]) -> None:
-    PartScorer(**options)
 
 
 def _first_reason(run: Store, bad: Sequence[Part]) -> str:

@@ -21,10 +21,10 @@ import numpy as np
 import pyarrow as pa
 
 from raydelt.examples import column_of
-from raydelt.scorers.neighbours import KNN_COSINE
 from raydelt.scorers.protocol import Array, Need, Reducer, ScoringContext
 from raydelt.scorers.registry import ScorerConfig
 
+KNN_COSINE = "knn_cosine"
 FLOOR = 1e-3
 
 

@@ -72,7 +72,7 @@ def test_a_faulty_third_party_scorer_fails_the_run_at_once(tmp_path: Path) -> No
 def test_more_gpus_than_the_cluster_has_are_refused_at_once(tmp_path: Path) -> None:
     cluster = {"actors": {"num_gpus": 4}}
     config = spec(write_digits(tmp_path / "in"), tmp_path / "out", cluster=cluster)
-    with pytest.raises(SpecError, match=r"cluster\.actors \(num_gpus x min\) asks for 4 GPU but the cluster has 0"):
+    with pytest.raises(SpecError, match=r"cluster\.actors \(num_gpus x min\) asks for 4 GPU but the cluster has 1"):
         pipeline.execute(config, until="scores")
 
 

@@ -74,9 +74,9 @@ def test_a_large_cluster_falls_into_groups_that_fit(rows: int, largest: int, cop
 
 def test_a_large_cluster_is_cut_where_it_is_thin() -> None:
     random = np.random.default_rng(0)
-    centres = np.repeat(np.eye(8)[:4], 50, axis=0)
-    groups = split_large(units_of(centres + 0.05 * random.normal(size=centres.shape)), 60)
-    assert sorted(sorted(set((group // 50).tolist())) for group in groups) == [[0], [1], [2], [3]]
+    cloud = random.permutation(np.repeat(np.arange(4), 50))
+    groups = split_large(units_of(np.eye(8)[cloud] + 0.05 * random.normal(size=(200, 8))), 60)
+    assert sorted(sorted(set(cloud[group].tolist())) for group in groups) == [[0], [1], [2], [3]]
 
 
 def batch_of(**columns: list[float]) -> pa.RecordBatch:
