@@ -61,7 +61,7 @@ def lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append((f"accuracy, {arm}", f"{percent(mean(values))} ({_seeds(len(values))})"))
     for arm, d in training["differences"].items():
         rows.append((f"selected - {arm}", f"{points(d['mean'])} points, {interval(d)}: {d['verdict']}"))
-    rows.append(("choosing", f"{duration(cost['scoring'])} (proxies, scores, ranking, selection)"))
+    rows.append(("choosing", f"{duration(cost['scoring'])} (everything between corpus and selection)"))
     count = f"{cost['trainings']} trainings of {training['steps']} steps"
     rows.append(("training", f"{duration(cost['training'])} ({count}, {duration(cost['one_training'])} each)"))
     # A terminal or a log that is not UTF-8 takes these lines too.

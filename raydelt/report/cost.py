@@ -1,6 +1,6 @@
 """What choosing cost and what it could save, in wall-clock seconds of this run.
 
-    scoring        = seconds of the stages proxies + scores + ranking + selection
+    scoring        = seconds of all stages from the proxies, ledger, embeddings, … to the selection
     one training   = seconds of the train stage / (arms x seeds)       its start-up and evaluation included
     an epoch saves = (1 - kept / corpus) of a training on everything with as many epochs
 
@@ -14,7 +14,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-CHOOSING = ("proxies", "scores", "ranking", "selection")
+BEFORE_SCORES = ("tokens", "embeddings", "neighbours", "ledger", "proxies", "targets")
+CHOOSING = (*BEFORE_SCORES, "scores", "ranking", "selection")
 TRAINING = "model"
 
 

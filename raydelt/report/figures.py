@@ -172,6 +172,33 @@ def _noise_caption(noise: Mapping[str, Any] | None) -> str:
     )
 
 
+def concentration_chart(found: Mapping[str, Mapping[str, Any]]) -> Chart | None:
+    """Lorenz curves of the components that measure the size of gradients; None where there are none."""
+    if not found:
+        return None
+    with style():
+        figure, ax = axes(4.6, 3.4)
+        looks = zip(found.items(), ("selected", "random"), ("-", "--"), strict=False)
+        for (name, own), role, dashes in looks:
+            shares = np.linspace(0, 100, len(own["lorenz"]))
+            ax.plot(shares, 100 * np.array(own["lorenz"]), dashes, color=ROLES[role], label=label(name))
+        ax.plot([0, 100], [0, 100], ":", color=ROLES["soft"], lw=1, label="equal shares")
+        ax.set_xlabel("examples, smallest gradient first (%)")
+        ax.set_ylabel("share of the sum (%)")
+        ax.set_xlim(0, 100)
+        ax.set_ylim(0, 100)
+        ax.legend(loc="upper left")
+        told = "; ".join(
+            f"{name}: the top 20 % of examples make {100 * own['top_share']:.0f} % of the sum, "
+            f"Gini {own['gini']:.2f}, {own['step']}"
+            for name, own in found.items()
+        )
+        return Chart(
+            drawn(figure, name="concentration", alt=f"Lorenz curves. {told}."),
+            f"Lorenz curves: {told}. Concentration grows with training, so the step belongs to the figure.",
+        )
+
+
 def order_chart(order: Mapping[str, Any]) -> Chart:
     """The mean score along the training order, with the spread in each bin."""
     edges, mean, spread = (np.array(order[key], np.float64) for key in ("starts", "mean", "spread"))

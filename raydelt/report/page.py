@@ -79,6 +79,7 @@ def _charts(summary: Mapping[str, Any], rows: list[figures.ClassRow]) -> dict[st
             figures.component_chart(name, histogram, name=f"component-{index}")
             for index, (name, histogram) in enumerate(shown)
         ],
+        "concentration": figures.concentration_chart(summary["scores"]["concentration"]),
         "ranking": figures.ranking_chart(ranked),
         "classes": figures.classes_chart(rows, len(summary["classes"])) if rows else None,
         "order": figures.order_chart(ranked["order"]),

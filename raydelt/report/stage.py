@@ -55,7 +55,7 @@ def summarise(
         "spec": config.resolved(),
         "corpus": {key: corpus.facts[key] for key in COUNTS},
         "classes": classes,
-        "scores": {key: scores.facts[key] for key in ("scored", "quarantined", "columns")},
+        "scores": {key: scores.facts[key] for key in ("scored", "quarantined", "columns", "concentration")},
         "selection": selection.facts,
         "ranking": ranking.facts,
         "detection": asdict(detection) if detection else None,

@@ -24,6 +24,7 @@ from raydelt.corpus.tokens import REASON
 from raydelt.errors import ErrorBudgetExceeded
 from raydelt.examples import DRAW_KEY, EXAMPLE_ID, FEATURES, LABEL, QUARANTINE_SCHEMA, TIME, column_of
 from raydelt.models.moments import FeatureMoments
+from raydelt.scorers.concentration import TOP, concentration_of
 from raydelt.scorers.protocol import Array, Need, Reducer, Scorer, ScoringContext
 from raydelt.storage import Manifest, Part, Stage, Store
 
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 
 BATCH_ROWS = 1024
 FLAT = 1e-7
+GRADIENT_SIZES = ("grad_norm", "input_saliency")
 READ = (EXAMPLE_ID, DRAW_KEY, FEATURES, LABEL)
 
 
@@ -103,10 +105,26 @@ def score_corpus(config: RunConfig, before: Before, stage: Stage) -> Manifest:
             f"{config.corpus.error_budget:g} allows; the first: {_first_reason(stage.run, bad)}"
         )
     columns = {scorer.name: list(scorer.columns) for scorer in scorers}
-    _warn_of_constants(stage.run, parts, [name for names in columns.values() for name in names])
-    return stage.publish(
-        parts, {"scored": scored, "quarantined": quarantined, "columns": columns}, {"quarantine": bad}
-    )
+    names = [name for own in columns.values() for name in own]
+    _warn_of_constants(stage.run, parts, names)
+    shared_out = _concentration(stage.run, parts, [name for name in GRADIENT_SIZES if name in names], before.proxies)
+    facts = {"scored": scored, "quarantined": quarantined, "columns": columns, "concentration": shared_out}
+    return stage.publish(parts, facts, {"quarantine": bad})
+
+
+def _concentration(
+    run: Store, parts: Sequence[Part], columns: Sequence[str], proxies: Manifest | None
+) -> dict[str, Any]:
+    """By component, how unequally the gradients' sizes are shared, with the step that they were taken at."""
+    files = [part.file for part in parts]
+    found = cluster.parallel(concentration_of, [(run, files, name) for name in columns], label="score: concentration")
+    step = f"after {proxies.facts['steps']} steps" if proxies else "at the spec's checkpoint"
+    for name, own in zip(columns, found, strict=True):
+        log.info(
+            "%s: the top %.0f %% of examples make %.0f %% of the sum (Gini %.2f), %s",
+            name, 100 * TOP, 100 * own["top_share"], own["gini"], step,
+        )  # fmt: skip
+    return {name: own | {"step": step} for name, own in zip(columns, found, strict=True)}
 
 
 def needs_of(scorers: Sequence[Scorer]) -> frozenset[Need]:

@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 
 from raydelt import pipeline
 from raydelt.config import RunConfig
-from raydelt.errors import InputError, SpecError
+from raydelt.errors import SpecError
 from raydelt.examples import column_of, features_of
 from raydelt.scorers.crossfit import fold_matrix
 from raydelt.scorers.proxies import load_models
@@ -33,7 +32,7 @@ SCORE: list[dict[str, Any]] = [
     {"kind": "typicality"},
     {"kind": "near_duplicates"},
 ]
-BY_NORM = {"folds": 2, "rounds": 2, "proxy": {"epochs": 12}, "combine": {"weights": {"grad_norm": 1.0}, "gate": None}}
+BY_NORM = {"folds": 2, "rounds": 2, "proxy": {"epochs": 40}, "combine": {"weights": {"grad_norm": 1.0}, "gate": None}}
 
 
 def gradient_spec(source: Path, output: Path, **changes: Any) -> RunConfig:
@@ -164,8 +163,8 @@ def test_an_actor_loads_its_model_once_however_many_parts_it_scores(tmp_path: Pa
 def test_what_gradient_scorers_lack_is_named(tmp_path: Path) -> None:
     source = write_digits(tmp_path / "in")
 
-    def refused(match: str, error: type[Exception] = SpecError, **changes: Any) -> None:
-        with pytest.raises(error, match=match):
+    def refused(match: str, **changes: Any) -> None:
+        with pytest.raises(SpecError, match=match):
             pipeline.execute(gradient_spec(source, tmp_path / "out", **changes), until="scores")
 
     refused("needs a target set", corpus__validation={"fraction": 0})
@@ -179,6 +178,3 @@ def test_what_gradient_scorers_lack_is_named(tmp_path: Path) -> None:
     )
     rates = [{"kind": "grad_norm"}, {"kind": "target_alignment", "learning_rates": [0.1]}]
     refused("learning_rates has 1 entries but 2 models", score=rates)
-    pq.write_table(pa.table({"pixels": [[0.0] * 64], "label": [3]}), tmp_path / "one.parquet")
-    lone = {"source": str(tmp_path / "none-*.parquet")}
-    refused("", InputError, corpus__validation=lone)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import pytest
 import torch
@@ -206,9 +207,33 @@ def test_mathematics_other_than_the_rule_s_is_found_out_and_falls_back(
     assert "by autograd" in line
 
 
+@pytest.mark.parametrize("shown", [0, 4])
+def test_the_first_and_the_last_example_each_show_a_wrong_rule(shown: int) -> None:
+    case = cast(WRONG["lying norm"](), torch.float64)
+    case.batch["weight"] = torch.zeros(5, dtype=torch.float64)
+    case.batch["weight"][[shown, 2]] = 1
+
+    def losses(forward: Callable[..., Any], batch: Mapping[str, Tensor]) -> Tensor:
+        return case.losses(forward, batch) * batch["weight"]
+
+    gradients = PerExampleGradients(case.model, losses)
+    assert_exact(gradients, case._replace(losses=losses))
+    assert gradients.backend == "vmap"
+
+
 def test_what_vmap_cannot_run_is_refused_where_vmap_is_asked_for() -> None:
     case = case_of(Branching(), 6)
     with pytest.raises(SpecError, match="vmap cannot run this model"):
+        PerExampleGradients(case.model, case.losses, backend="vmap")(case.batch)
+
+
+def test_vmap_refuses_random_numbers() -> None:
+    class Dropping(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return functional.dropout(super().forward(x), 0.5)
+
+    case = case_of(Dropping(6, 4), 6)
+    with pytest.raises(SpecError, match="random operation"):
         PerExampleGradients(case.model, case.losses, backend="vmap")(case.batch)
 
 

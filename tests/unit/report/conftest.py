@@ -135,7 +135,7 @@ class Finished:
 
     def _scores(self) -> Manifest:
         table = pa.table({"example_id": self._ids(), **self.columns})
-        facts = {"scored": self.made.rows, "quarantined": 0, "columns": {"all": self.components}}
+        facts = {"scored": self.made.rows, "quarantined": 0, "columns": {"all": self.components}, "concentration": {}}
         return Manifest("scores", "d" * 32, self._write("scores", table, self.made.cuts), {}, facts)
 
     def _ranking(self) -> Manifest:
