@@ -37,6 +37,8 @@ def rule_for(module: nn.Module) -> Rule | None:
             return rule
     if type(module).__name__ == "Conv1D" and type(module).__module__ == "transformers.pytorch_utils":
         return _transposed_linear
+    if isinstance(module, nn.Embedding) and type(module).__name__.endswith("ScaledWordEmbedding"):
+        return _scaled_embedding
     if type(module).__name__.endswith(("RMSNorm", "LayerNorm")) and _is_affine(module):
         return _affine
     return None
@@ -48,7 +50,7 @@ def _is_affine(module: nn.Module) -> bool:
 
 
 def accumulable(x: Tensor) -> Tensor:
-    """Half precision as float32, so that sums are taken in it; other numbers as they are."""
+    """Half precision as float32, so that sums are taken in it; other numbers, ids included, as they are."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
@@ -77,6 +79,10 @@ def _embedding(module: nn.Embedding, x: Tensor, g: Tensor) -> Iterator[tuple[str
     if module.padding_idx is not None:
         q = q * (ids != module.padding_idx)[:, :, None].to(q.dtype)
     yield "weight", Rows(ids, q)
+
+
+def _scaled_embedding(module: Any, x: Tensor, g: Tensor) -> Iterator[tuple[str, Term]]:
+    yield from _embedding(module, x, g * accumulable(module.embed_scale.to(g.device)))
 
 
 def _conv(module: nn.Conv1d | nn.Conv2d, x: Tensor, g: Tensor) -> Iterator[tuple[str, Term]]:

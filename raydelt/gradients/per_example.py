@@ -17,21 +17,26 @@ Cost against a plain forward and backward pass: ghost about 0.7 to 1.1, vmap 1.5
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from raydelt.errors import SpecError
 from raydelt.gradients.layers import Unsupported
+from raydelt.gradients.memory import out_of_memory
 from raydelt.gradients.selection import Selection, select
 from raydelt.gradients.sketch import Sketch
-from raydelt.gradients.tape import Tape
-from raydelt.gradients.terms import CHUNK_BYTES, Dense, Term, norms_and_dots, sketches
+from raydelt.gradients.tape import Ambiguous, Tape
+from raydelt.gradients.terms import CHUNK_BYTES, Dense, Term, materialise, norms_and_dots, sketches, taken
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +44,8 @@ Batch = Mapping[str, Tensor]
 Losses = Callable[[Callable[..., Any], Batch], Tensor]
 Backend = Literal["auto", "ghost", "vmap", "loop"]
 
-# Two correct float32 computations of a norm differ by less; in half precision the passes themselves differ.
+# Two correct float32 computations of a gradient differ by less; in half precision the passes themselves differ.
+AUDIT_TRIES = 8
 AUDIT_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.bfloat16: 1e-1, torch.float16: 5e-2}
 
 
@@ -67,8 +73,8 @@ class PerExampleGradients:
     depend on row i alone. A batch is a mapping of tensors whose first dimension runs over the rows.
 
     Raises:
-        SpecError: no such parameters, a layer that couples examples or draws random numbers, or `ghost` on a model
-            that it cannot do.
+        SpecError: no such parameters, a layer that couples examples or draws random numbers, or a fixed backend that
+            cannot do the model.
     """
 
     def __init__(
@@ -79,23 +85,19 @@ class PerExampleGradients:
         parameters: str | Sequence[str] | Selection = "all",
         backend: Backend = "auto",
     ) -> None:
-        _refuse_coupling(model)
+        refuse_coupling(model)
         self.model, self.losses = model, losses
         self.selection = parameters if isinstance(parameters, Selection) else select(model, parameters)
         self.shapes = {name: p.shape for name, p in self.selection.parameters.items()}
-        self.backend: Backend = backend
         self._fixed = backend != "auto"
-        self._audited = self._fixed or self.selection.modules is not None
+        self._trusted = backend in ("vmap", "loop")
+        self.backend: Backend = backend
         if backend in ("auto", "ghost"):
+            self.backend = "ghost"
             try:
                 self._tape = Tape(model, self.selection)
-                self.backend = "ghost"
             except Unsupported as reason:
-                if backend == "ghost":
-                    raise SpecError(
-                        f"backend ghost: {reason}, which it has no rule for: use auto, vmap or loop"
-                    ) from None
-                self._fall_back("vmap", str(reason))
+                self._fall_back(str(reason))
 
     def __call__(
         self,
@@ -111,135 +113,192 @@ class PerExampleGradients:
         `vectors` hold a tensor for every chosen parameter; missing ones count as zero. With `index` [n, L], example i
         consists of positions `index[i]` of the batch's flattened rows x positions (-1: none), for packed rows and for
         documents of several rows; `losses` then gives one loss for each of those n examples.
-        """
-        ask = _Ask(norms, self._stacked(vectors), sketch)
-        while True:
-            try:
-                result = {"ghost": self._ghost, "vmap": self._vmap, "loop": self._loop}[self.backend](
-                    batch, ask, index
-                )
-                if not self._audited:
-                    self._audit(batch, ask, index, result)
-                return result
-            except _Mistrusted as reason:
-                if self._fixed:
-                    raise SpecError(f"backend {self.backend} cannot do this model: {reason}; use auto") from reason
-                self._fall_back("vmap" if self.backend == "ghost" else "loop", str(reason))
 
-    def total(self, batches: Sequence[Batch], *, weights: Sequence[float] | None = None) -> dict[str, Tensor]:
-        """The gradient of the (weighted) sum of all losses, by parameter; a plain backward pass per batch."""
-        parameters = list(self.selection.parameters.values())
+        Raises:
+            SpecError: losses of another shape, vectors of parameters that are not chosen, or a model that has been put
+                into training mode meanwhile.
+        """
+        refuse_coupling(self.model)
+        with torch.inference_mode(False):
+            batch = {name: tensor.detach() for name, tensor in batch.items()}
+            ask = _Ask(norms, self._stacked(vectors), sketch)
+            count = _rows(batch) if index is None else len(index)
+            if count == 0:
+                return _Answer(0, self.shapes, ask).finish(torch.zeros(0))
+            while True:
+                try:
+                    if not self._trusted:
+                        self._audit(batch, index, count)
+                    return getattr(self, f"_{self.backend}")(batch, ask, index)  # type: ignore[no-any-return]
+                except Mistrusted as reason:
+                    self._fall_back(str(reason))
+
+    def total(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
+        """The gradient of the sum of all losses, by parameter; a plain backward pass per batch."""
+        refuse_coupling(self.model)
         total = {name: torch.zeros_like(p, dtype=_sum_type(p)) for name, p in self.selection.parameters.items()}
-        for place, batch in enumerate(batches):
-            with torch.enable_grad():
-                loss = self.losses(self.model, batch).sum() * (1.0 if weights is None else weights[place])
-                found = torch.autograd.grad(loss, parameters, allow_unused=True)
-            for name, g in zip(total, found, strict=True):
-                if g is not None:
-                    total[name] += g
+        with torch.inference_mode(False), self._differentiable() as parameters:
+            for batch in batches:
+                loss = self.losses(self.model, batch).sum()
+                for name, g in zip(total, _gradients(loss, parameters), strict=True):
+                    if g is not None:
+                        total[name] += g
         return total
 
     def _stacked(self, vectors: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor] | None:
         if not vectors:
             return None
         parameters = self.selection.parameters
+        for name in {name for vector in vectors for name in vector} - set(parameters):
+            near = difflib.get_close_matches(name, list(parameters), 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"chosen are {', '.join(list(parameters)[:6])}, …"
+            raise SpecError(f"vectors: {name!r} is no chosen parameter: {hint}")
         return {
-            name: torch.stack([v[name].to(p.device) if name in v else torch.zeros_like(p) for v in vectors])
+            name: torch.stack([v[name].to(p.device) if name in v else torch.zeros_like(p.detach()) for v in vectors])
             for name, p in parameters.items()
         }
 
-    def _ghost(self, batch: Batch, ask: _Ask, index: Tensor | None) -> GradientBatch:
-        rows = _rows(batch)
-        answer = _Answer(rows if index is None else len(index), self.shapes, ask)
+    @contextlib.contextmanager
+    def _differentiable(self) -> Iterator[dict[str, nn.Parameter]]:
+        """The chosen parameters, requiring gradients; where one use alone counts, a copy of its own for that use."""
+        swapped: list[tuple[nn.Module, str, nn.Parameter]] = []
+        chosen = dict(self.selection.parameters)
+        names = {id(p): name for name, p in chosen.items()}
+        for module in self.selection.modules or ():
+            for local, p in list(module._parameters.items()):
+                if p is not None and id(p) in names:
+                    swapped.append((module, local, p))
+                    chosen[names[id(p)]] = nn.Parameter(p.detach().clone())
+                    module._parameters[local] = chosen[names[id(p)]]
+        frozen = [p for p in chosen.values() if not p.requires_grad]
+        for p in frozen:
+            p.requires_grad_(True)
         try:
-            losses = self._tape.run(lambda: self.losses(self.model, batch), rows, index, answer.take)
+            with torch.enable_grad():
+                yield chosen
+        finally:
+            for p in frozen:
+                p.requires_grad_(False)
+            for module, local, p in swapped:
+                module._parameters[local] = p
+
+    def _ghost(self, batch: Batch, ask: _Ask, index: Tensor | None) -> GradientBatch:
+        answer = _Answer(_rows(batch) if index is None else len(index), self.shapes, ask)
+        return answer.finish(self._recorded(batch, index, answer.take))
+
+    def _recorded(self, batch: Batch, index: Tensor | None, sink: Callable[[str, list[Term]], None]) -> Tensor:
+        """Losses of one recorded pass."""
+        count = _rows(batch) if index is None else len(index)
+        grid = next(iter(batch.values())).shape
+
+        def losses() -> Tensor:
+            return _checked(self.losses(self.model, batch), count)
+
+        try:
+            try:
+                values = self._tape.run(losses, grid, index, sink)
+            except Ambiguous as place:
+                if index is not None:
+                    raise Mistrusted(f"{place} looks up as many ids as there are rows") from None
+                fewer = {
+                    name: x[:-1] if len(x) > 1 else x.repeat(2, *[1] * (x.dim() - 1)) for name, x in batch.items()
+                }
+                self._tape.settle(lambda: self.losses(self.model, fewer), _rows(fewer))
+                values = self._tape.run(losses, grid, index, sink)
         except Unsupported as reason:
-            raise _Mistrusted(str(reason)) from None
-        return answer.finish(losses)
+            raise Mistrusted(str(reason)) from None
+        if self.selection.modules is not None and not self._tape.used:
+            raise SpecError(
+                "parameters last_layer: the model does not use its last linear layer; choose names, or all"
+            )
+        return values
 
     def _vmap(self, batch: Batch, ask: _Ask, index: Tensor | None) -> GradientBatch:
         if index is not None:
-            raise _Mistrusted("vmap cannot take packed rows apart")
-        own = {name: p.detach() for name, p in self.selection.parameters.items()}
-        frozen = {
-            n: p.detach() for n, p in (*self.model.named_parameters(), *self.model.named_buffers()) if n not in own
-        }
-
-        def loss(parameters: dict[str, Tensor], row: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-            def forward(*args: Any, **kwargs: Any) -> Any:
-                return functional_call(self.model, {**frozen, **parameters}, args, kwargs)
-
-            [value] = self.losses(forward, {name: tensor[None] for name, tensor in row.items()})
-            return value, value
-
-        each = vmap(grad(loss, has_aux=True), in_dims=(None, 0), randomness="error")
-        step = max(1, CHUNK_BYTES // (4 * sum(p.numel() for p in own.values())))
+            raise Mistrusted("vmap cannot take packed rows apart")
         rows = _rows(batch)
         answer, losses = _Answer(rows, self.shapes, ask), []
-        for low in range(0, rows, step):
-            try:
-                grads, values = each(own, {name: tensor[low : low + step] for name, tensor in batch.items()})
-            except (RuntimeError, NotImplementedError) as error:
-                if isinstance(error, torch.OutOfMemoryError):
-                    raise
-                raise _Mistrusted(f"vmap cannot run this model ({' '.join(str(error).split())[:160]})") from error
-            losses.append(values.detach())
-            for name, g in grads.items():
-                answer.take(name, [Dense(g.detach().to(_sum_type(g)))], slice(low, low + len(values)))
-        return answer.finish(torch.cat(losses))
+        with self._differentiable() as chosen:
+            places = {id(p): name for name, p in self.model.named_parameters()}
+            paths = {name: places[id(p)] for name, p in chosen.items()}
+            own = {paths[name]: p.detach() for name, p in chosen.items()}
+            rest = {n: x.detach() for n, x in (*self.model.named_parameters(), *self.model.named_buffers())}
+
+            def loss(parameters: dict[str, Tensor], row: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+                def forward(*args: Any, **kwargs: Any) -> Any:
+                    return functional_call(self.model, {**rest, **parameters}, args, kwargs)
+
+                value = _checked(self.losses(forward, {name: tensor[None] for name, tensor in row.items()}), 1)[0]
+                return value, value
+
+            each = vmap(grad(loss, has_aux=True), in_dims=(None, 0), randomness="error")
+            step = max(1, CHUNK_BYTES // (4 * max(1, sum(p.numel() for p in own.values()))))
+            for low in range(0, rows, step):
+                with _told_apart():
+                    grads, values = each(own, {name: tensor[low : low + step] for name, tensor in batch.items()})
+                losses.append(values.detach())
+                for name, path in paths.items():
+                    g = grads[path].detach()
+                    answer.take(name, [Dense(g.to(_sum_type(g)))], slice(low, low + len(values)))
+        return answer.finish(_checked(torch.cat(losses), rows))
 
     def _loop(self, batch: Batch, ask: _Ask, index: Tensor | None) -> GradientBatch:
-        parameters = list(self.selection.parameters.values())
         count = _rows(batch) if index is None else len(index)
         answer, losses = _Answer(count, self.shapes, ask), []
-        whole = None if index is None else self._differentiable(batch)
         for i in range(count):
-            with torch.enable_grad():
-                if whole is None:
-                    [loss] = self._differentiable({name: tensor[i : i + 1] for name, tensor in batch.items()})
-                else:
-                    loss = whole[i]
-            losses.append(loss.detach())
-            found = torch.autograd.grad(loss, parameters, allow_unused=True, retain_graph=whole is not None)
-            for name, g in zip(self.shapes, found, strict=True):
-                if g is not None:
-                    answer.take(name, [Dense(g[None].to(_sum_type(g)))], slice(i, i + 1))
-        return answer.finish(torch.stack(losses) if losses else torch.zeros(0))
+            loss, gradients = self._alone(batch, index, i)
+            losses.append(loss)
+            for name, g in gradients.items():
+                answer.take(name, [Dense(g[None])], slice(i, i + 1))
+        return answer.finish(torch.stack(losses))
 
-    def _differentiable(self, batch: Batch) -> Tensor:
-        with torch.enable_grad():
-            return self.losses(self.model, batch)
+    def _alone(self, batch: Batch, index: Tensor | None, i: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss and gradients of one example by autograd; without `index`, from its row alone."""
+        own = batch if index is not None else {name: tensor[i : i + 1] for name, tensor in batch.items()}
+        count, place = (1, 0) if index is None else (len(index), i)
+        with self._differentiable() as parameters:
+            loss = _checked(self.losses(self.model, own), count)[place]
+            found = zip(parameters, _gradients(loss, parameters), strict=True)
+            return loss.detach(), {name: g.to(_sum_type(g)) for name, g in found if g is not None}
 
-    def _audit(self, batch: Batch, ask: _Ask, index: Tensor | None, result: GradientBatch) -> None:
-        """Compare the first and last example of a batch with autograd, where a rule that does not fit shows."""
-        count = len(result.losses)
-        if count == 0:
+    def _audit(self, batch: Batch, index: Tensor | None, count: int) -> None:
+        """Compare two examples that have a gradient with autograd, parameter by parameter."""
+        if self.backend != "ghost":
+            self._trusted = True
             return
-        found, own = result, _Ask(True, None, None)
-        if result.norms is None:
-            found = self._ghost(batch, own, index) if self.backend == "ghost" else self._vmap(batch, own, index)
-        assert found.norms is not None
-        tolerance = AUDIT_TOLERANCE.get(next(iter(self.selection.parameters.values())).dtype, 1e-3)
-        for i in sorted({0, count - 1}):
-            if index is None:
-                truth = self._loop({name: tensor[i : i + 1] for name, tensor in batch.items()}, own, None).norms
-            else:
-                truth = self._loop(batch, own, index[i : i + 1]).norms if i == 0 else None
-            if truth is None:
-                continue
-            expected, norm = float(truth[0]), float(found.norms[i])
-            if abs(norm - expected) > tolerance * max(expected, 1e-6):
-                raise _Mistrusted(
-                    f"example {i} of the first batch has norm {expected:.6g} by autograd, not {norm:.6g}"
-                )
-        self._audited = True
+        places = list(dict.fromkeys([0, count - 1, *range(1, min(count - 1, AUDIT_TRIES))]))
+        truths = {i: self._alone(batch, index, i)[1] for i in places[:2]}
+        for i in places[2:]:
+            if sum(any(bool(g.any()) for g in truth.values()) for truth in truths.values()) >= 2:
+                break
+            truths[i] = self._alone(batch, index, i)[1]
+        rows = torch.tensor(list(truths))
+        found: dict[str, Tensor] = {}
 
-    def _fall_back(self, backend: Backend, reason: str) -> None:
-        log.warning("per-example gradients: %s instead of %s, because %s", backend, self.backend, reason)
-        self.backend, self._audited = backend, backend == "loop"
+        def keep(name: str, terms: list[Term]) -> None:
+            found[name] = materialise(taken(terms, rows.to(self.selection.parameters[name].device)), self.shapes[name])
+
+        self._recorded(batch, index, keep)
+        for place, (i, truth) in enumerate(truths.items()):
+            whole = float(sum(g.double().square().sum() for g in truth.values())) ** 0.5
+            for name, p in self.selection.parameters.items():
+                expected = truth.get(name, torch.zeros_like(p.detach()))
+                own = found[name][place] if name in found else torch.zeros_like(expected)
+                allowed = AUDIT_TOLERANCE.get(p.dtype, 1e-3) * max(float(expected.norm()), 0.01 * whole, 1e-30)
+                if not float((own - expected).norm()) <= allowed:
+                    raise Mistrusted(f"the gradient of {name} for example {i} is not what autograd gives")
+        self._trusted = any(bool(g.any()) for truth in truths.values() for g in truth.values())
+
+    def _fall_back(self, reason: str) -> None:
+        """Go on with the next backend, with a word on why."""
+        if self._fixed:
+            raise SpecError(f"backend {self.backend} cannot do this model: {reason}; use auto")
+        following: Backend = "vmap" if self.backend == "ghost" else "loop"
+        log.warning("per-example gradients: %s instead of %s, because %s", following, self.backend, reason)
+        self.backend, self._trusted = following, True
 
 
-class _Mistrusted(Exception):
+class Mistrusted(Exception):
     """A backend cannot do this model, or does it wrongly; the next one is tried."""
 
 
@@ -289,14 +348,59 @@ def _sum_type(p: Tensor) -> torch.dtype:
     return torch.float32 if p.dtype in (torch.float16, torch.bfloat16) else p.dtype
 
 
-def _refuse_coupling(model: nn.Module) -> None:
-    """Refuse what makes an example's gradient depend on its batch, or on chance."""
+def _checked(losses: Tensor, count: int) -> Tensor:
+    if tuple(losses.shape) != (count,):
+        raise SpecError(f"losses have shape {list(losses.shape)}: give one loss for each of the {count} examples")
+    return losses
+
+
+def _gradients(loss: Tensor, parameters: Mapping[str, nn.Parameter]) -> tuple[Tensor | None, ...]:
+    """Gradients of one loss, None for parameters that it does not depend on."""
+    if not loss.requires_grad:
+        return (None,) * len(parameters)
+    try:
+        return torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+    except RuntimeError as error:
+        if "use_reentrant" in str(error):
+            raise SpecError("the model checkpoints activations with use_reentrant=True: set it to False") from error
+        raise
+
+
+@contextlib.contextmanager
+def _told_apart() -> Iterator[None]:
+    """What vmap cannot do goes to the loop; running out of memory and random numbers do not."""
+    try:
+        yield
+    except (RuntimeError, NotImplementedError) as error:
+        if out_of_memory(error) or isinstance(error, SpecError):
+            raise
+        if "random" in str(error):
+            raise SpecError("the model draws random numbers, so gradients are random: call model.eval()") from error
+        raise Mistrusted(f"vmap cannot run this model ({' '.join(str(error).split())[:160]})") from error
+
+
+def refuse_coupling(model: nn.Module) -> None:
+    """Refuse what makes an example's gradient depend on its batch, or on chance.
+
+    Raises:
+        SpecError: a layer that normalises by the batch, or one that drops at random.
+    """
     for path, module in model.named_modules():
         kind = type(module).__name__
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (module.training or not module.track_running_stats):
+        if isinstance(module, _BatchNorm) and (module.training or not module.track_running_stats):
             raise SpecError(
                 f"{path or 'the model'} is a {kind} that normalises by the batch, so an example has no gradient of "
                 "its own: call model.eval() with tracked statistics, or use GroupNorm"
             )
-        if isinstance(module, nn.modules.dropout._DropoutNd) and module.training and module.p > 0:
-            raise SpecError(f"{path} is a {kind} in training mode, so gradients are random: call model.eval()")
+        if module.training and _drops(module):
+            raise SpecError(
+                f"{path or 'the model'} is a {kind} in training mode, so gradients are random: call model.eval()"
+            )
+
+
+def _drops(module: nn.Module) -> bool:
+    """Whether a module in training mode leaves things out at random."""
+    if isinstance(module, _DropoutNd):
+        return module.p > 0
+    share = getattr(module, "dropout", 0.0)
+    return isinstance(share, float) and share > 0

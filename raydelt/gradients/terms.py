@@ -15,7 +15,8 @@ and the cheaper form is taken. Small parameters (biases, scales of norms) are su
 are taken to float32 first; sums over positions end in float64. Source: Goodfellow 2015 (one position), Li et al. 2022
 (ghost norms), Pham and Pagh 2013 for the sketch.
 
-Caution: where an example's positions nearly cancel, the Gram form loses the digits that they cancel.
+Caution: where an example's positions nearly cancel, the Gram form loses the digits that they cancel; such examples are
+taken in float64.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ CHUNK_BYTES = 64 << 20
 GRAM_BLOCK = 32
 # One pass over a materialised gradient costs about as much per element as this many multiplications in a product.
 PASS_COST = 8
+# Below this share of what the norm would be without cancellation, float32 Gram products miss five digits.
+CANCELLED = 1e-3
 
 
 @dataclass(frozen=True)
@@ -80,12 +83,12 @@ def norms_and_dots(
     count = 0 if vectors is None else len(vectors)
     if len(factored) == len(terms) and _structured_is_cheaper(factored, shape, count, norms=norms):
         return _gram_norms(factored) if norms else None, None if vectors is None else _dots(factored, vectors)
-    flat = None if vectors is None else vectors.flatten(1).T
+    flat = None if vectors is None else vectors.reshape(len(vectors), -1).T
 
     def ask(dense: Tensor) -> Tensor:
         columns = [_sum_of_squares(dense)[:, None]] if norms else []
         if flat is not None:
-            columns.append((dense.flatten(1) @ flat.to(dense.dtype)).double())
+            columns.append((dense.reshape(len(dense), -1) @ flat.to(dense.dtype)).double())
         return torch.cat(columns, dim=1)
 
     result = _by_chunks(terms, shape, ask)
@@ -122,13 +125,36 @@ def _gram_norms(terms: Sequence[Factored]) -> Tensor:
     """sum over pairs of positions of (p_s . p_t)(q_s . q_t), by blocks of positions; off the diagonal counts twice."""
     if len(terms) == 1 and isinstance(terms[0], Outer) and terms[0].positions == 1:
         return _sum_of_squares(terms[0].p[:, 0]) * _sum_of_squares(terms[0].q[:, 0])
+    total = _gram_sum(terms)
+    # Where positions nearly cancel, float32 products leave too few digits; those examples are taken in float64.
+    lengths = torch.stack([_length_of_parts(term) for term in terms]).sum(0)
+    faint = torch.nonzero(total < CANCELLED * lengths.square()).flatten()
+    if len(faint) and terms[0].q.dtype != torch.float64:
+        total[faint] = _gram_sum([_in_float64(term, faint) for term in terms])
+    return total.clamp_(min=0)
+
+
+def _gram_sum(terms: Sequence[Factored]) -> Tensor:
     blocks = [block for term in terms for block in _blocks(term)]
     total = torch.zeros(len(_side(terms[0])), dtype=torch.float64, device=_side(terms[0]).device)
     for index, block in enumerate(blocks):
         for other in blocks[: index + 1]:
             products = _sum_of_products(_left_products(block, other), torch.bmm(block.q, other.q.transpose(1, 2)))
             total += (1 if block is other else 2) * products
-    return total.clamp_(min=0)
+    return total
+
+
+def _length_of_parts(term: Factored) -> Tensor:
+    """sum_t |p_t| |q_t| [n] float64: the norm that a term would have if no position cancelled another."""
+    q = torch.linalg.vector_norm(term.q, dim=2)
+    lengths: Tensor = q if isinstance(term, Rows) else q * torch.linalg.vector_norm(term.p, dim=2)
+    return lengths.sum(1, dtype=torch.float64)
+
+
+def _in_float64(term: Factored, rows: Tensor) -> Factored:
+    if isinstance(term, Outer):
+        return Outer(term.p[rows].double(), term.q[rows].double())
+    return Rows(term.ids[rows], term.q[rows].double())
 
 
 def _blocks(term: Factored) -> Iterator[Factored]:
@@ -157,8 +183,8 @@ def _left_products(one: Factored, other: Factored) -> Tensor:
 def _by_chunks(terms: Sequence[Term], shape: Sequence[int], ask: Callable[[Tensor], Tensor]) -> Tensor:
     """`ask` of the materialised gradients [m, *shape], a bounded number of examples at a time."""
     size = len(_side(terms[0]))
-    step = max(1, CHUNK_BYTES // (4 * prod(shape)))
-    return torch.cat([ask(materialise(_slice(terms, low, low + step), shape)) for low in range(0, size, step)])
+    step = max(1, CHUNK_BYTES // (4 * max(1, prod(shape))))
+    return torch.cat([ask(materialise(taken(terms, slice(low, low + step)), shape)) for low in range(0, size, step)])
 
 
 def materialise(terms: Sequence[Term], shape: Sequence[int]) -> Tensor:
@@ -195,7 +221,7 @@ def _dot(term: Factored, matrix: Tensor) -> Tensor:
 
 def _sum_of_squares(x: Tensor) -> Tensor:
     """Sums [n] float64 of the squares of x [n, …]: rows in the type of x, their sums in float64."""
-    rows: Tensor = torch.linalg.vector_norm(x.flatten(2) if x.dim() > 2 else x, dim=-1)
+    rows: Tensor = torch.linalg.vector_norm(x.flatten(2) if x.dim() > 2 else x.reshape(len(x), -1), dim=-1)
     return rows.double().square().reshape(len(x), -1).sum(1)
 
 
@@ -208,13 +234,14 @@ def _side(term: Term) -> Tensor:
     return term.value if isinstance(term, Dense) else term.q
 
 
-def _slice(terms: Sequence[Term], low: int, high: int) -> list[Term]:
+def taken(terms: Sequence[Term], rows: Tensor | slice) -> list[Term]:
+    """The terms of some of the examples."""
     result: list[Term] = []
     for term in terms:
         if isinstance(term, Dense):
-            result.append(Dense(term.value[low:high]))
+            result.append(Dense(term.value[rows]))
         elif isinstance(term, Outer):
-            result.append(Outer(term.p[low:high], term.q[low:high]))
+            result.append(Outer(term.p[rows], term.q[rows]))
         else:
-            result.append(Rows(term.ids[low:high], term.q[low:high]))
+            result.append(Rows(term.ids[rows], term.q[rows]))
     return result

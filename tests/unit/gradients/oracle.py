@@ -67,13 +67,15 @@ def directions(shapes: Mapping[str, Sequence[int]], count: int, dtype: torch.dty
 
 
 def norms_of(truth: Gradients) -> Tensor:
-    return torch.stack([g.flatten(1).square().sum(1) for g in truth.values()]).sum(0).sqrt()
+    return torch.stack([g.reshape(len(g), -1).square().sum(1) for g in truth.values()]).sum(0).sqrt()
 
 
 def dots_of(truth: Gradients, vectors: Sequence[Gradients]) -> Tensor:
     """[n, K]"""
     columns = [
-        torch.stack([(g * v[name].double()).flatten(1).sum(1) for name, g in truth.items() if name in v]).sum(0)
+        torch.stack([(g * v[name].double()).reshape(len(g), -1).sum(1) for name, g in truth.items() if name in v]).sum(
+            0
+        )
         for v in vectors
     ]
     return torch.stack(columns, 1)

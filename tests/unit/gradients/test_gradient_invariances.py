@@ -24,7 +24,7 @@ from tests.unit.gradients.networks import (
     tagged,
     transformer,
 )
-from tests.unit.gradients.oracle import Batch, Case, assert_exact, cast, directions, true_gradients
+from tests.unit.gradients.oracle import Batch, Case, assert_exact, cast, directions
 
 BACKENDS = ["ghost", "vmap", "loop"]
 KINDS = ("losses", "norms", "dots", "sketches")
@@ -124,17 +124,6 @@ def test_dot_products_add_up_to_that_of_the_whole_gradient(name: str) -> None:
     expected = [sum((total[name] * v[name]).sum() for name in total) for v in vectors]
     found = gradients(case.batch, vectors=vectors).dots
     torch.testing.assert_close(found.sum(0), torch.stack(expected), rtol=1e-10, atol=1e-10)
-
-
-def test_the_total_weighs_its_batches() -> None:
-    case = cast(mlp(), torch.float64)
-    gradients = PerExampleGradients(case.model, case.losses)
-    truth = true_gradients(case)
-    halves = [{name: tensor[part] for name, tensor in case.batch.items()} for part in (slice(0, 2), slice(2, 5))]
-    total = gradients.total(halves, weights=[2.0, -0.5])
-    for name, g in truth.items():
-        torch.testing.assert_close(total[name], 2 * g[:2].sum(0) - 0.5 * g[2:].sum(0), rtol=1e-10, atol=1e-12)
-        torch.testing.assert_close(gradients.total(halves)[name], g.sum(0), rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("cost", [-(10**9), 0, 10**9])

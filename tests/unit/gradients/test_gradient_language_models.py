@@ -135,4 +135,4 @@ def test_checkpointed_layers_fall_back_and_are_right(caplog: pytest.LogCaptureFi
     case.model.train()
     gradients = PerExampleGradients(case.model, case.losses)
     assert_exact(gradients, case)
-    assert "activation checkpointing" in caplog.text
+    assert "is not what autograd gives" in caplog.text
