@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: install quickstart test test-slow bench check format clean
+.PHONY: install quickstart test test-slow bench peers check format clean
 
 install: $(READY)
 
@@ -26,6 +26,12 @@ test-slow: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m tests.bench
+
+# Libraries that the benchmarks compare with; without their own requirements, which would bring CUDA packages.
+peers: $(READY)
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps --target build/peers opacus==1.6.0 opt-einsum \
+	  bergson==2.5.1 datasets jaxtyping wadler_lindig natsort simple-parsing docstring_parser petname torchopt \
+	  optree multiprocess dill ml_dtypes
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -63,7 +63,7 @@ def _linear(module: nn.Linear, x: Tensor, g: Tensor) -> Iterator[tuple[str, Term
     p = _positions(g)
     yield "weight", Outer(p, _positions(x))
     if module.bias is not None:
-        yield "bias", Dense(p.sum(1))
+        yield "bias", Dense(p[:, 0] if p.shape[1] == 1 else p.sum(1))
 
 
 def _transposed_linear(module: nn.Module, x: Tensor, g: Tensor) -> Iterator[tuple[str, Term]]:

@@ -153,10 +153,12 @@ class PerExampleGradients:
             near = difflib.get_close_matches(name, list(parameters), 1)
             hint = f"did you mean {near[0]!r}?" if near else f"chosen are {', '.join(list(parameters)[:6])}, …"
             raise SpecError(f"vectors: {name!r} is no chosen parameter: {hint}")
-        return {
-            name: torch.stack([v[name].to(p.device) if name in v else torch.zeros_like(p.detach()) for v in vectors])
-            for name, p in parameters.items()
-        }
+        result = {}
+        for name, p in parameters.items():
+            own = [v[name].to(p.device) if name in v else torch.zeros_like(p.detach()) for v in vectors]
+            # A single vector, which may be as large as the model, is not copied.
+            result[name] = own[0][None] if len(own) == 1 else torch.stack(own)
+        return result
 
     @contextlib.contextmanager
     def _differentiable(self) -> Iterator[dict[str, nn.Parameter]]:

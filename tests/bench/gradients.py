@@ -9,22 +9,28 @@ row. Models have random weights: the cost does not depend on them. Peers are mea
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import importlib.util
 import json
 import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from scipy.stats import spearmanr
+from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional
 
 from raydelt.gradients import PerExampleGradients
+from raydelt.scorers.concentration import concentration
 
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "15"))
 SETTLE = 2
@@ -59,6 +65,10 @@ class Transformer(nn.Module):
         self.tokens, self.places = nn.Embedding(vocabulary, width), nn.Embedding(length, width)
         self.blocks = nn.ModuleList(Block(width, 4) for _ in range(layers))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, vocabulary, bias=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.head.weight.device
 
     def forward(self, ids: Tensor) -> Tensor:
         places = torch.arange(ids.shape[1], device=ids.device).repeat(len(ids), 1)
@@ -168,6 +178,37 @@ def opacus(task: Task) -> Callable[[], Any]:
     return run
 
 
+def bergson(task: Task) -> Callable[[], Any]:
+    """bergson's collector, which hooks linear layers alone and materialises their gradients."""
+    from bergson.collector.gradient_collectors import GradientCollector
+    from bergson.config import IndexConfig
+    from bergson.gradients import GradientProcessor
+    from datasets import Dataset
+
+    model, losses, batch = task
+    ids = batch["ids"]
+    data = Dataset.from_dict({"input_ids": ids.tolist(), "length": [ids.shape[1]] * len(ids)})
+    folder = IndexConfig(run_path=tempfile.mkdtemp())
+    collector = GradientCollector(model=model, data=data, cfg=folder, processor=GradientProcessor(), skip_index=True)
+
+    def run() -> Tensor:
+        with collector:
+            losses(model, batch).sum().backward()
+        squares = [g.float().square().flatten(1).sum(1) for g in collector.mod_grads.values()]
+        collector.mod_grads.clear()
+        return torch.stack(squares).sum(0).sqrt()
+
+    return run
+
+
+def linear(task: Task) -> Callable[[], Any]:
+    """Ours over the same weights as bergson's."""
+    model, losses, batch = task
+    names = [f"{path}.weight" for path, module in model.named_modules() if isinstance(module, nn.Linear)]
+    engine = PerExampleGradients(model, losses, parameters=names)
+    return lambda: engine(batch).norms
+
+
 METHODS: dict[str, Callable[[Task], Callable[[], Any]]] = {
     "plain": plain,
     "raydelt": ours,
@@ -175,17 +216,29 @@ METHODS: dict[str, Callable[[Task], Callable[[], Any]]] = {
     "opacus": opacus,
     "vmap": vmapped,
     "loop": loop,
+    "raydelt (linear layers)": linear,
+    "bergson (linear layers)": bergson,
 }
+# What `make peers` installs, beside the environment: their own requirements would bring CUDA packages along.
+PEERS = Path("build/peers")
+
+
+def methods_for(name: str) -> list[str]:
+    """Methods that are installed and can do a task."""
+    missing = {"opacus", "bergson"} - installed()
+    found = [method for method in METHODS if method.split()[0] not in missing]
+    return [method for method in found if name == "transformer" or "linear" not in method]
+
+
+def installed() -> set[str]:
+    return {peer for peer in ("opacus", "bergson") if importlib.util.find_spec(peer) is not None}
 
 
 def timings(name: str) -> dict[str, list[float]]:
     """Seconds of every method, each round running all of them in another order."""
     runs = {}
-    for method, make in METHODS.items():
-        if method == "opacus" and importlib.util.find_spec("opacus") is None:
-            print("opacus is not installed: left out", flush=True)
-            continue
-        runs[method] = make(TASKS[name]())
+    for method in methods_for(name):
+        runs[method] = METHODS[method](TASKS[name]())
     seconds: dict[str, list[float]] = {method: [] for method in runs}
     for round_ in range(SETTLE + ROUNDS):
         order = list(runs)
@@ -213,9 +266,11 @@ def _report_peak(name: str, method: str) -> None:
     with torch.no_grad():
         losses(model, {key: x[:1] for key, x in batch.items()})
     run = METHODS[method](task)
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from here
     before = _status("VmRSS")
-    run()
+    run()  # buffers of libraries, and our check of the first batch
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from here
     run()
     print(json.dumps(_status("VmHWM") - before))
 
@@ -227,15 +282,53 @@ def _status(field: str) -> int:
 
 
 def _check_equal(name: str) -> None:
-    """All methods give the same norms, or the comparison would be of different things."""
-    truth = ours(TASKS[name](), backend="loop")().float()
-    for method in METHODS:
-        if method in ("plain",) or (method == "opacus" and importlib.util.find_spec("opacus") is None):
+    """How far every method is from the truth; all compute the same thing, or a comparison would mean nothing."""
+    for method in methods_for(name):
+        if method == "plain":
             continue
-        found = METHODS[method](TASKS[name]())().float()
-        print(
-            f"  {method:12} max relative difference from batch-1 autograd {((found - truth) / truth).abs().max():.1e}"
-        )
+        truth = _in_float64(name, linear_only="linear" in method)
+        worst = ((METHODS[method](TASKS[name]())().double() - truth) / truth).abs().max()
+        print(f"  {method:24} max relative error against batch-1 float64 autograd {worst:.1e}", flush=True)
+
+
+def _in_float64(name: str, *, linear_only: bool) -> Tensor:
+    """Norms by one backward pass per example in float64, over all parameters or those of linear layers."""
+    model, losses, batch = TASKS[name]()
+    model.double()
+    layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    parameters = [layer.weight for layer in layers] if linear_only else list(model.parameters())
+    norms = []
+    for i in range(len(next(iter(batch.values())))):
+        row = {key: x[i : i + 1].double() if x.is_floating_point() else x[i : i + 1] for key, x in batch.items()}
+        [value] = losses(model, row)
+        norms.append(torch.stack([g.square().sum() for g in torch.autograd.grad(value, parameters)]).sum().sqrt())
+    return torch.stack(norms)
+
+
+def steps_of_digits() -> None:
+    """How last-layer norms rank beside full ones, and how concentrated they are, as training goes on."""
+    x, y = (torch.from_numpy(a) for a in load_digits(return_X_y=True))
+    x, y = (x.float() - 8) / 8, y.long()
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
+    losses, batch = TASKS["mlp"]()[1], {"x": x, "y": y}
+    print(
+        "digits, MLP 64-64-10, Adam 1e-3, batch 32: Spearman of last-layer and full norms; share of the top 20 %, Gini"
+    )
+    done = 0
+    for step in (30, 100, 300, 1000, 3000):
+        for _ in range(step - done):
+            rows = torch.randint(0, len(x), (32,))
+            optimiser.zero_grad()
+            losses(model, {"x": x[rows], "y": y[rows]}).mean().backward()
+            optimiser.step()
+        done = step
+        full = PerExampleGradients(model, losses)(batch).norms
+        last = PerExampleGradients(model, losses, parameters="last_layer")(batch).norms
+        assert full is not None
+        own = concentration(full.numpy())
+        print(f"  step {step:5}   {spearmanr(full, last).statistic:.4f}   {own['top_share']:.2f}   {own['gini']:.2f}")
 
 
 def quartiles(values: list[float]) -> tuple[float, float, float]:
@@ -244,6 +337,7 @@ def quartiles(values: list[float]) -> tuple[float, float, float]:
 
 
 def main() -> None:
+    sys.path.append(str(PEERS.absolute()))
     parser = argparse.ArgumentParser()
     parser.add_argument("--peak", nargs=2)
     arguments, _ = parser.parse_known_args()
@@ -251,6 +345,7 @@ def main() -> None:
         _report_peak(*arguments.peak)
         return
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {ROUNDS} rounds")
+    print("peers that are not installed (make peers):", ", ".join({"opacus", "bergson"} - installed()) or "none")
     for name, make in TASKS.items():
         print(f"{name}: {make.__doc__}")
         _check_equal(name)
@@ -261,10 +356,11 @@ def main() -> None:
             low, middle, high = quartiles(ratios)
             peak = peak_bytes(name, method) / 2**20
             print(
-                f"  {method:12} / plain {middle:6.2f} [{low:.2f}, {high:.2f}]   "
+                f"  {method:24} / plain {middle:6.2f} [{low:.2f}, {high:.2f}]   "
                 f"{rows / statistics.median(values):9.0f} rows/s   peak {peak:7.1f} MiB",
                 flush=True,
             )
+    steps_of_digits()
 
 
 if __name__ == "__main__":
