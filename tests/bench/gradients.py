@@ -1,9 +1,9 @@
 """Exact per-example gradient norms: cost against a plain forward and backward pass, and against other libraries.
 
 Every figure is a ratio of times measured in turns within one run (the order of the methods changes every round), as
-the median with the first and third quartile over the rounds. Peak memory is measured apart, each method in a process
-of its own: the growth of its resident set over what it had after loading the model and one forward pass on a single
-row. Models have random weights: the cost does not depend on them. Peers are measured where they are installed.
+the median with the first and third quartile over the rounds. Memory is measured apart, each method in a process of its
+own: the peak of live tensors, which no allocator changes, and the growth of the resident set. Models have random
+weights: the cost does not depend on them. Peers are measured where they are installed.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import argparse
 import ctypes
 import gc
 import importlib.util
+import itertools
 import json
 import os
 import statistics
@@ -254,25 +255,27 @@ def timings(name: str) -> dict[str, list[float]]:
     return seconds
 
 
-def peak_bytes(name: str, method: str) -> int:
-    """Growth of the resident set while a method runs, in a process of its own."""
+def peaks(name: str, method: str) -> tuple[float, float]:
+    """Peak MiB of a pass, in a process of its own: of live tensors, and of the resident set above the start."""
     command = [sys.executable, "-m", "tests.bench.gradients", "--peak", name, method]
-    return int(json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+    tensors, resident = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return tensors / 2**20, resident / 2**20
 
 
-def _report_peak(name: str, method: str) -> None:
-    task = TASKS[name]()
-    model, losses, batch = task
-    with torch.no_grad():
-        losses(model, {key: x[:1] for key, x in batch.items()})
-    run = METHODS[method](task)
+def _report_peaks(name: str, method: str) -> None:
+    run = METHODS[method](TASKS[name]())
     before = _status("VmRSS")
     run()  # buffers of libraries, and our check of the first batch
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from here
     run()
-    print(json.dumps(_status("VmHWM") - before))
+    resident = _status("VmHWM") - before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        run()
+    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    live = itertools.accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns()))
+    print(json.dumps([max(live), resident]))
 
 
 def _status(field: str) -> int:
@@ -342,7 +345,7 @@ def main() -> None:
     parser.add_argument("--peak", nargs=2)
     arguments, _ = parser.parse_known_args()
     if arguments.peak:
-        _report_peak(*arguments.peak)
+        _report_peaks(*arguments.peak)
         return
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {ROUNDS} rounds")
     print("peers that are not installed (make peers):", ", ".join({"opacus", "bergson"} - installed()) or "none")
@@ -354,10 +357,11 @@ def main() -> None:
         for method, values in seconds.items():
             ratios = [a / b for a, b in zip(values, seconds["plain"], strict=False)]
             low, middle, high = quartiles(ratios)
-            peak = peak_bytes(name, method) / 2**20
+            tensors, resident = peaks(name, method)
             print(
                 f"  {method:24} / plain {middle:6.2f} [{low:.2f}, {high:.2f}]   "
-                f"{rows / statistics.median(values):9.0f} rows/s   peak {peak:7.1f} MiB",
+                f"{rows / statistics.median(values):9.0f} rows/s   "
+                f"peak {tensors:7.1f} MiB of tensors, {resident:7.1f} MiB resident",
                 flush=True,
             )
     steps_of_digits()
