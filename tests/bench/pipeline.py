@@ -29,7 +29,7 @@ from raydelt.storage import Store, read_manifest
 ROWS = int(os.environ.get("BENCH_ROWS", "50000"))
 ROUNDS = int(os.environ.get("BENCH_PIPELINE_ROUNDS", "3"))
 WIDTH, CLASSES = 784, 10
-HIDDEN = [2048, 2048, 2048]
+HIDDEN = [4096, 4096, 4096]
 LOOP_BATCH = 512
 
 
