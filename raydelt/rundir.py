@@ -14,7 +14,17 @@ from raydelt.storage import Manifest, Store
 
 SPEC = "spec.json"
 RECORD = "run.json"
-PACKAGES = ("raydelt", "ray", "torch", "pyarrow", "numpy", "scikit-learn")
+PACKAGES = (
+    "raydelt",
+    "ray",
+    "torch",
+    "pyarrow",
+    "numpy",
+    "scikit-learn",
+    "transformers",
+    "sentence-transformers",
+    "peft",
+)
 
 
 def claim(store: Store, config: RunConfig) -> None:
@@ -81,14 +91,15 @@ def record(
             "name": config.name,
             "spec": config.resolved(),
             "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "versions": _versions(),
+            "versions": versions(),
             "git_sha": _git_sha(),
             "stages": stages,
         },
     )
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """The versions of Python and of the packages that results depend on, as far as they are installed."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:

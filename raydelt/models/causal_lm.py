@@ -26,6 +26,7 @@ from torch.nn import functional
 from raydelt.config import ModelSpec
 from raydelt.corpus.tokens import LOSS_FROM, TOKENS
 from raydelt.errors import InputError, SpecError
+from raydelt.gradients.layers import accumulable
 from raydelt.gradients.memory import bytes_per_row
 from raydelt.models.folder import fetch, refuse_pickles
 from raydelt.scorers.protocol import Array
@@ -89,7 +90,7 @@ class CausalLM:
             causal = torch.ones(length, length, dtype=torch.bool, device=segments.device).tril()
             own = segments[:, None, :, None] == segments[:, None, None, :]
             options |= {"attention_mask": own & causal, "position_ids": places}
-        logits = forward(input_ids=tensors["ids"], **options).logits.float()
+        logits = accumulable(forward(input_ids=tensors["ids"], **options).logits)
         targets = tensors["targets"]
         each = functional.cross_entropy(
             logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none"

@@ -25,6 +25,7 @@ from torch import nn
 from raydelt.config import ModelSpec, Recipe
 from raydelt.errors import InputError, RaydeltError, SpecError
 from raydelt.examples import LABEL, UInt64Array, column_of, features_of, shuffled
+from raydelt.gradients.layers import accumulable
 from raydelt.gradients.memory import bytes_per_row, rows_within
 from raydelt.scorers.protocol import Array
 
@@ -115,7 +116,7 @@ class Classifier(nn.Module):
     @staticmethod
     def losses(forward: Callable[..., Any], tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Cross entropy [n]."""
-        return nn.functional.cross_entropy(forward(tensors["x"]).float(), tensors["y"], reduction="none")
+        return nn.functional.cross_entropy(accumulable(forward(tensors["x"])), tensors["y"], reduction="none")
 
     def input_saliency(self, x: Array, y: Array) -> Array:
         """L1 norms [B] of the gradient of each example's cross entropy by its standardised features."""

@@ -7,10 +7,8 @@ tasks that return counts; the driver holds no rows.
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Mapping
 from dataclasses import asdict
-from importlib.metadata import version
 from typing import Any
 
 from raydelt import rundir
@@ -65,7 +63,7 @@ def summarise(
         "cost": cost(took, trainings=len(training["results"]), kept=selection.rows, corpus=ranking.rows),
         "ranked": ranked.describe(run, ranking, selection, len(classes)),
         "quarantine": quarantined(run, bad),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in rundir.PACKAGES}},
+        "versions": rundir.versions(),
         **_of_components(config, ScoredParts.of(run, corpus, scores), corpus, scores),
     }
 

@@ -10,6 +10,7 @@ import safetensors.torch
 import torch
 
 from raydelt.config import RunConfig
+from raydelt.errors import InputError
 from raydelt.models import classifier
 from raydelt.scorers.crossfit import HeldOutEnsemble
 from raydelt.scorers.passes import GradientPasses, Target
@@ -58,7 +59,6 @@ class _Loader:
         self.config, self.device = config, device
 
     def __call__(self, path: str) -> GradientPasses:
-        from raydelt.errors import InputError
         from raydelt.models.causal_lm import load_tokenizer, vocabulary_fingerprint
 
         own = self.config.model.paths[0]

@@ -178,3 +178,17 @@ def test_what_gradient_scorers_lack_is_named(tmp_path: Path) -> None:
     )
     rates = [{"kind": "grad_norm"}, {"kind": "target_alignment", "learning_rates": [0.1]}]
     refused("learning_rates has 1 entries but 2 models", score=rates)
+
+
+def test_the_pool_grows_from_its_least_to_its_most_while_there_is_work(tmp_path: Path) -> None:
+    (tmp_path / "pids").mkdir()
+    slow = {"kind": "tests.plugins:SlowConfig", "folder": str(tmp_path / "pids"), "seconds": 2.0}
+    config = gradient_spec(
+        write_digits(tmp_path / "in"),
+        tmp_path / "out",
+        score=[slow],
+        rank={"combine": {"weights": {"hash": 1.0}, "gate": None}},
+        cluster={"actors": {"min": 1, "max": 2}},
+    )
+    pipeline.execute(config, until="scores")
+    assert len({file.read_text() for file in (tmp_path / "pids").iterdir()}) == 2
