@@ -158,13 +158,13 @@ def _user_error(error: BaseException | None) -> RaydeltError | None:
 
 
 def parallel(
-    function: Callable[..., R], calls: Sequence[tuple[Any, ...]], *, label: str, num_cpus: float = 1.0
+    function: Callable[..., R], calls: Sequence[tuple[Any, ...]], *, label: str, num_gpus: float = 0.0
 ) -> list[R]:
     """Results of `function(*call)` as Ray tasks, in the order of the calls; object references are resolved by Ray.
 
     At most four tasks per CPU are in flight, so a long list of calls costs no memory.
     """
-    remote = ray.remote(function).options(num_cpus=num_cpus, max_retries=TASK_RETRIES, name=label)
+    remote = ray.remote(function).options(num_gpus=num_gpus, max_retries=TASK_RETRIES, name=label)
     results: list[Any] = [None] * len(calls)
     waiting = iter(enumerate(calls))
     flying: dict[Any, int] = {}

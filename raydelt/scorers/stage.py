@@ -89,7 +89,9 @@ def score_corpus(config: RunConfig, before: Before, stage: Stage) -> Manifest:
         tuple(tuple(part.file for part in manifest.parts) for manifest in before.beside.values()),
         (TIME,) if "time" in needs else (),
     )
-    context = _fit(config, before, reader, scorers)
+    vectors = before.beside.get("embeddings")
+    only_vectors = (tuple(part.file for part in vectors.parts),) if vectors else ()
+    context = _fit(config, before, replace(reader, beside=only_vectors), scorers)
     options = {"stage": stage, "config": config, "before": before, "reader": reader, "context": context}
     items = [{"part": index} for index in range(len(corpus.parts))]
     rows = cluster.actor_map(PartScorer, items, options=options, actors=config.cluster.actors, label="score")

@@ -52,8 +52,9 @@ def target_gradients(
         for r in range(rounds)
         for f in range(folds)
     ]
-    done = cluster.parallel(_one_gradient, calls, label="targets")
-    facts = {"parameters": choices, "rounds": rounds, "folds": folds, "examples": sum(part.rows for part in split)}
+    done = cluster.parallel(_one_gradient, calls, label="targets", num_gpus=config.cluster.actors.num_gpus)
+    facts = {"parameters": choices, "rounds": rounds, "folds": folds}
+    facts["rows_processed"] = sum(part.rows for part in done)
     return stage.publish([], facts, {"gradients": done})
 
 
@@ -79,15 +80,17 @@ def _one_gradient(
 
     from raydelt.gradients import PerExampleGradients
     from raydelt.models import classifier
+    from raydelt.scorers.models import assigned_device
     from raydelt.scorers.proxies import load_model
 
     classifier.one_thread()
+    device = assigned_device(config.cluster.actors.num_gpus)
     if config.model.kind == "causal_lm":
         from raydelt.models import causal_lm
 
-        model: Any = causal_lm.load(config.model, config.model.paths[r])
+        model: Any = causal_lm.load(config.model, config.model.paths[r], device=device)
     else:
-        model = load_model(stage.run, config.model, facts, proxies, r, f)
+        model = load_model(stage.run, config.model, facts, proxies, r, f, device=device)
     engine = PerExampleGradients(model.module, model.losses, parameters=choice)
     total, count = None, 0
     for index in range(len(files)):
@@ -100,7 +103,7 @@ def _one_gradient(
         count += batch.num_rows
     if total is None:
         raise InputError("corpus.validation holds no document that can be used: see its length and model.context")
-    mean = {name: (gradient / count).contiguous() for name, gradient in total.items()}
+    mean = {name: (gradient / count).contiguous().cpu() for name, gradient in total.items()}
     return stage.run.put(stage.file("gradient", place, "safetensors"), safetensors.torch.save(mean), rows=count)
 
 
