@@ -142,3 +142,33 @@ def test_an_encoder_that_is_not_there_stops_the_stage_at_once(
     other = Stage(stage.run, "other", stage.fingerprint)
     with pytest.raises(InputError, match=r"encoder\.path .*nowhere.* is no folder"):
         embed_corpus(EncoderSpec(str(tmp_path / "nowhere")), Actors(), corpus, other)
+
+
+def test_scorers_compare_documents_by_the_spec_s_encoder(encoder: Path, tmp_path: Path) -> None:
+    read_texts(tmp_path, files=2)
+    source = {"source": str(tmp_path / "in"), "text_column": "text", "label_column": "label"}
+    kinds = ("diversity", "prototype", "typicality", "near_duplicates")
+    config = spec(
+        tmp_path / "in",
+        tmp_path / "run",
+        corpus=source,
+        encoder={"path": str(encoder)},
+        score=[{"kind": kind} for kind in kinds],
+        rank={"combine": {"weights": {"diversity": 1.0}, "gate": None}},
+    )
+    run = pipeline.execute(config, until="ranking")
+    units = rows_of(run.store, run.manifests["embeddings"])
+    vectors = np.stack(units["embedding"].to_pylist()).astype(np.float64)
+    cosines = vectors @ vectors.T
+    np.fill_diagonal(cosines, np.nan)
+    scores = rows_of(run.store, run.manifests["scores"])
+    assert scores["example_id"].equals(units["example_id"])
+    np.testing.assert_allclose(scores["diversity"].to_numpy(), 1 - np.nanmean(cosines, axis=1), atol=1e-5)
+    nearest = -np.sort(-np.nan_to_num(cosines, nan=-2), axis=1)[:, :10].mean(axis=1)
+    np.testing.assert_allclose(scores["typicality"].to_numpy(), 1 / (1 - nearest), rtol=1e-3)
+    again = pipeline.execute(config, until="ranking")
+    assert not any(again.fresh.values())
+    (encoder / "README.md").write_text("another version\n")
+    changed = pipeline.execute(config, until="scores")
+    assert changed.fresh["embeddings"]
+    assert changed.fresh["scores"]
