@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from raydelt import __version__, cluster, rundir
@@ -28,7 +28,7 @@ from raydelt.scorers.neighbours import find_neighbours
 from raydelt.scorers.protocol import Need
 from raydelt.scorers.proxies import fit_proxies
 from raydelt.scorers.stage import Before, needs_of, score_corpus
-from raydelt.scorers.targets import parameter_choices, target_gradients
+from raydelt.scorers.targets import requests, target_gradients
 from raydelt.select.stage import select_examples
 from raydelt.storage import Manifest, Stage, Store, absolute, fingerprint
 from raydelt.train.stage import train_and_compare
@@ -202,7 +202,7 @@ def _before_scores(run: Run, corpus: Manifest, needs: frozenset[Need]) -> Any:
         )
         yield
     if "target" in needs:
-        inputs = [proxies.fingerprint if proxies else _own_models(config), parameter_choices(config)]
+        inputs = [proxies.fingerprint if proxies else _own_models(config), [asdict(one) for one in requests(config)]]
         run.stage(
             "targets",
             [inputs, [part.digest for part in corpus.sides["validation"]], tokens.fingerprint if tokens else None],

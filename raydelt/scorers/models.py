@@ -17,6 +17,8 @@ from raydelt.scorers.passes import GradientPasses, Target
 from raydelt.scorers.protocol import ScoringContext
 from raydelt.scorers.proxies import load_models
 from raydelt.scorers.stage import Before
+from raydelt.scorers.target_alignment import TargetRequest
+from raydelt.scorers.targets import requests
 from raydelt.storage import Store
 
 log = logging.getLogger(__name__)
@@ -27,7 +29,7 @@ def with_models(context: ScoringContext, config: RunConfig, before: Before, run:
     classifier.one_thread()
     device = assigned_device(config.cluster.actors.num_gpus)
     budget = config.cluster.actors.batch_bytes
-    targets = {} if before.targets is None else _targets(before, run, device)
+    targets = _targets(config, before, run, device)
     if config.model.kind == "causal_lm":
         return replace(
             context,
@@ -77,19 +79,16 @@ def _language_models(config: RunConfig, paths: list[str], device: str, targets: 
     return GradientPasses(models, targets=targets, budget=config.cluster.actors.batch_bytes)
 
 
-def _targets(before: Before, run: Store, device: str) -> dict[Any, list[list[Target]]]:
-    """The target gradients by choice of parameters, as `targets` published them."""
-    assert before.targets is not None
-    facts, files = before.targets.facts, before.targets.sides["gradients"]
-    loaded = iter(files)
-    result: dict[Any, list[list[Target]]] = {}
-    for choice in facts["parameters"]:
-        key = choice if isinstance(choice, str) else tuple(choice)
-        result[key] = [
-            [_moved(run.read_bytes(next(loaded).file), device) for _ in range(facts["folds"])]
-            for _ in range(facts["rounds"])
-        ]
-    return result
+def _targets(config: RunConfig, before: Before, run: Store, device: str) -> dict[TargetRequest, list[list[Target]]]:
+    """What the targets stage published, by request."""
+    if before.targets is None:
+        return {}
+    rounds, folds = before.targets.facts["rounds"], before.targets.facts["folds"]
+    files = iter(before.targets.sides["gradients"])
+    return {
+        request: [[_moved(run.read_bytes(next(files).file), device) for _ in range(folds)] for _ in range(rounds)]
+        for request in requests(config)
+    }
 
 
 def _moved(data: bytes, device: str) -> Target:

@@ -8,18 +8,19 @@ same result. Batches are split to a memory budget, and in halves where memory ru
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 import torch
 
-from raydelt.gradients import PerExampleGradients
+from raydelt.gradients import PerExampleGradients, Sketch
 from raydelt.gradients.memory import backing_off
 from raydelt.models.protocol import GradientModel
 from raydelt.scorers.crossfit import folds_for
 from raydelt.scorers.protocol import Array
+from raydelt.scorers.target_alignment import TargetRequest
 
 Parameters = str | tuple[str, ...]
 Target = Mapping[str, torch.Tensor]
@@ -27,40 +28,56 @@ Target = Mapping[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Gradients:
-    """Losses, norms, dot products with the target's gradient, and its norm: each [R, B], NaN where not wanted."""
+    """Losses, norms, dot products with the target's gradient, and its norm: each [R, B], NaN where not wanted.
+
+    `similarities` [R, B, m] are cosines with m target examples in a sketch, where they are wanted.
+    """
 
     losses: Array
     norms: Array
     dots: Array
     target_norms: Array
+    similarities: Array | None = None
 
 
 @dataclass
 class _Want:
     norms: bool = False
-    target: bool = False
+    target: TargetRequest | None = None
+    near: TargetRequest | None = None
 
 
 class GradientPasses:
-    """Gradients of corpus batches by models[r][f]; `targets[parameters][r][f]` is the target set's gradient."""
+    """Gradients of corpus batches by models[r][f]; `targets[request][r][f]` is what the target set gives for them.
+
+    That is the mean gradient by parameter, or for a request of sketches their unit rows as `units` [m, k].
+    """
 
     def __init__(
         self,
         models: Sequence[Sequence[GradientModel]],
         *,
-        targets: Mapping[Parameters, Sequence[Sequence[Target]]] | None = None,
+        targets: Mapping[TargetRequest, Sequence[Sequence[Target]]] | None = None,
         budget: int,
     ) -> None:
         self.models, self.targets, self.budget = models, targets or {}, budget
         self._wants: dict[Parameters, _Want] = {}
         self._engines: dict[tuple[int, int, Parameters], PerExampleGradients] = {}
+        self._sketches: dict[Parameters, Sketch] = {}
         self._last: tuple[Any, dict[Parameters, Gradients]] = (None, {})
         self._losses: tuple[Any, Array | None] = (None, None)
 
-    def want(self, parameters: Parameters, *, norms: bool = False, target: bool = False) -> None:
+    def want(
+        self,
+        parameters: Parameters,
+        *,
+        norms: bool = False,
+        target: TargetRequest | None = None,
+        near: TargetRequest | None = None,
+    ) -> None:
         """Announce what `of` will be asked for."""
         known = self._wants.setdefault(parameters, _Want())
-        known.norms, known.target = known.norms or norms, known.target or target
+        known.norms, known.target, known.near = known.norms or norms, target or known.target, near or known.near
 
     def of(self, batch: pa.RecordBatch, parameters: Parameters) -> Gradients:
         """All that was announced for these parameters, of one batch."""
@@ -83,28 +100,35 @@ class GradientPasses:
         want = self._wants[parameters]
         shape = (len(self.models), batch.num_rows)
         result = Gradients(*(np.full(shape, np.nan) for _ in range(4)))
+        if want.near is not None:
+            count = len(self.targets[want.near][0][0]["units"])
+            result = replace(result, similarities=np.full((*shape, count), np.nan, np.float32))
         for r, f, rows in self._routed(batch):
-            engine = self._engine(r, f, parameters)
-            vectors = [self.targets[parameters][r][f]] if want.target else []
+            vectors = [] if want.target is None else [self.targets[want.target][r][f]]
             if vectors:
                 result.target_norms[r, rows] = _norm(vectors[0])
-            for own, part in self._passes(self.models[r][f], batch, rows, engine, vectors, norms=want.norms):
+            for own, part in self._passes(r, f, parameters, batch, rows, vectors):
                 result.losses[r, own] = part.losses.double().cpu().numpy()
                 if part.norms is not None:
                     result.norms[r, own] = part.norms.cpu().numpy()
                 if part.dots is not None:
                     result.dots[r, own] = part.dots[:, 0].cpu().numpy()
+                if want.near is not None and result.similarities is not None:
+                    units = self.targets[want.near][r][f]["units"]
+                    result.similarities[r, own] = (unit_rows(part.sketches) @ units.T).cpu().numpy()
         return result
 
-    def _passes(
-        self, model: GradientModel, batch: pa.RecordBatch, rows: Array, engine: Any, vectors: Any, *, norms: bool
-    ) -> Any:
+    def _passes(self, r: int, f: int, parameters: Parameters, batch: pa.RecordBatch, rows: Array, vectors: Any) -> Any:
         """(rows, result) of every group of rows, in whole or in the halves that fit."""
+        model, engine, want = self.models[r][f], self._engine(r, f, parameters), self._wants[parameters]
+        if want.near is not None and parameters not in self._sketches:
+            self._sketches[parameters] = Sketch(want.near.k, want.near.seed)
+        sketch = self._sketches.get(parameters)
         for group in model.groups(batch, rows, self.budget):
 
             def compute(low: int, high: int, group: Array = group) -> Any:
                 tensors, index = model.tensors(batch, group[low:high])
-                return group[low:high], engine(tensors, norms=norms, vectors=vectors, index=index)
+                return group[low:high], engine(tensors, norms=want.norms, vectors=vectors, sketch=sketch, index=index)
 
             yield from backing_off(compute, len(group), what="one example's gradient pass")
 
@@ -134,6 +158,12 @@ class GradientPasses:
             chosen = parameters if isinstance(parameters, str) else list(parameters)
             self._engines[key] = PerExampleGradients(model.module, model.losses, parameters=chosen)
         return self._engines[key]
+
+
+def unit_rows(x: torch.Tensor) -> torch.Tensor:
+    """Rows [n, k] of length one; rows of zeros stay zero."""
+    units: torch.Tensor = x / torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp(min=1e-30)
+    return units
 
 
 def _norm(vector: Target) -> float:

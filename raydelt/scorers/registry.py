@@ -25,6 +25,7 @@ BUILT_IN = {
     "dynamics": "raydelt.scorers.dynamics:DynamicsConfig",
     "typicality": "raydelt.scorers.typicality:TypicalityConfig",
     "near_duplicates": "raydelt.scorers.near_duplicates:NearDuplicatesConfig",
+    "gradient_neighbours": "raydelt.scorers.gradient_neighbours:GradientNeighboursConfig",
     "lm_loss": "raydelt.scorers.lm_loss:LmLossConfig",
     "excess_loss": "raydelt.scorers.excess_loss:ExcessLossConfig",
     "target_alignment": "raydelt.scorers.target_alignment:TargetAlignmentConfig",

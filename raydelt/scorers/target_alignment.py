@@ -25,6 +25,16 @@ from raydelt.scorers.protocol import Array, Need, Reducer, ScoringContext, over_
 from raydelt.scorers.registry import ScorerConfig
 
 
+@dataclass(frozen=True)
+class TargetRequest:
+    """What a scorer wants of the target set: its mean gradient, or with k > 0 the sketches of its first examples."""
+
+    parameters: str | tuple[str, ...]
+    k: int = 0
+    seed: int = 0
+    limit: int = 0
+
+
 class TargetAlignmentConfig(ScorerConfig):
     """`{kind: target_alignment, parameters: all, learning_rates: [...]}`; one rate per model, by default 1 each."""
 
@@ -34,6 +44,10 @@ class TargetAlignmentConfig(ScorerConfig):
 
     def build(self) -> TargetAlignment:
         return TargetAlignment(self)
+
+    def target(self) -> TargetRequest:
+        """What the targets stage is asked for."""
+        return TargetRequest(self.parameters)
 
 
 @dataclass
@@ -53,7 +67,7 @@ class TargetAlignment:
     def setup(self, context: ScoringContext) -> None:
         assert context.gradients is not None
         self.gradients = context.gradients
-        self.gradients.want(self.config.parameters, norms=True, target=True)
+        self.gradients.want(self.config.parameters, norms=True, target=self.config.target())
 
     def score(self, batch: pa.RecordBatch) -> dict[str, Array]:
         found = self.gradients.of(batch, self.config.parameters)

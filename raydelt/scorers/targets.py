@@ -19,13 +19,14 @@ from raydelt.config import RunConfig
 from raydelt.corpus.tokens import LOSS_FROM, REASON, TOKENS
 from raydelt.errors import InputError
 from raydelt.examples import EXAMPLE_ID, FEATURES, LABEL
+from raydelt.scorers.target_alignment import TargetRequest
 from raydelt.storage import Manifest, Part, Stage
 
 
-def parameter_choices(config: RunConfig) -> list[str | list[str]]:
-    """What parameters the scorers of a spec want target gradients of, each choice once."""
-    found = [spec.parameters for spec in config.score if "target" in spec.build().needs]  # type: ignore[attr-defined]
-    return [choice if isinstance(choice, str) else list(choice) for choice in dict.fromkeys(found)]
+def requests(config: RunConfig) -> list[TargetRequest]:
+    """What the scorers of a spec want of the target set, each request once."""
+    found = [spec.target() for spec in config.score if "target" in spec.build().needs]  # type: ignore[attr-defined]
+    return list(dict.fromkeys(found))
 
 
 def target_gradients(
@@ -44,16 +45,16 @@ def target_gradients(
         )
     files = [part.file for part in split]
     beside = [part.file for part in tokens.sides["validation"]] if tokens else []
-    choices = parameter_choices(config)
+    wanted = requests(config)
     rounds, folds = _shape(config, proxies)
     calls = [
-        (stage, config, corpus.facts, proxies, files, beside, choice, r, f, (c * rounds + r) * folds + f)
-        for c, choice in enumerate(choices)
+        (stage, config, corpus.facts, proxies, files, beside, request, r, f, (i * rounds + r) * folds + f)
+        for i, request in enumerate(wanted)
         for r in range(rounds)
         for f in range(folds)
     ]
-    done = cluster.parallel(_one_gradient, calls, label="targets", num_gpus=config.cluster.actors.num_gpus)
-    facts = {"parameters": choices, "rounds": rounds, "folds": folds}
+    done = cluster.parallel(_one_target, calls, label="targets", num_gpus=config.cluster.actors.num_gpus)
+    facts: dict[str, Any] = {"rounds": rounds, "folds": folds}
     facts["rows_processed"] = sum(part.rows for part in done)
     return stage.publish([], facts, {"gradients": done})
 
@@ -64,21 +65,22 @@ def _shape(config: RunConfig, proxies: Manifest | None) -> tuple[int, int]:
     return len(config.model.checkpoints or config.model.paths), 1
 
 
-def _one_gradient(
+def _one_target(
     stage: Stage,
     config: RunConfig,
     facts: dict[str, Any],
     proxies: Manifest | None,
     files: Sequence[str],
     beside: Sequence[str],
-    choice: str | list[str],
+    request: TargetRequest,
     r: int,
     f: int,
     place: int,
 ) -> Part:
     import safetensors.torch
+    import torch
 
-    from raydelt.gradients import PerExampleGradients
+    from raydelt.gradients import PerExampleGradients, Sketch
     from raydelt.models import classifier
     from raydelt.scorers.models import assigned_device
     from raydelt.scorers.proxies import load_model
@@ -91,20 +93,44 @@ def _one_gradient(
         model: Any = causal_lm.load(config.model, config.model.paths[r], device=device)
     else:
         model = load_model(stage.run, config.model, facts, proxies, r, f, device=device)
-    engine = PerExampleGradients(model.module, model.losses, parameters=choice)
-    total, count = None, 0
+    engine = PerExampleGradients(model.module, model.losses, parameters=as_choice(request.parameters))
+    total: dict[str, Any] = {}
+    sketched: list[Any] = []
+    count = 0
     for index in range(len(files)):
         batch = _target_batch(stage, files[index], beside[index] if beside else None)
+        batch = batch.slice(0, request.limit - count) if request.k else batch
         if batch.num_rows == 0:
             continue
-        groups = model.groups(batch, np.arange(batch.num_rows), config.cluster.actors.batch_bytes)
-        own = engine.total([model.tensors(batch, group)[0] for group in groups])
-        total = own if total is None else {name: total[name] + own[name] for name in own}
         count += batch.num_rows
-    if total is None:
+        groups = model.groups(batch, np.arange(batch.num_rows), config.cluster.actors.batch_bytes)
+        if request.k:
+            sketched += _sketches(model, engine, batch, groups, Sketch(request.k, request.seed))
+            continue
+        for name, gradient in engine.total([model.tensors(batch, group)[0] for group in groups]).items():
+            total[name] = total[name] + gradient if name in total else gradient
+    if count == 0:
         raise InputError("corpus.validation holds no document that can be used: see its length and model.context")
-    mean = {name: (gradient / count).contiguous().cpu() for name, gradient in total.items()}
-    return stage.run.put(stage.file("gradient", place, "safetensors"), safetensors.torch.save(mean), rows=count)
+    found = {name: (gradient / count).contiguous().cpu() for name, gradient in total.items()}
+    if request.k:
+        found = {"units": torch.cat(sketched)}
+    return stage.run.put(stage.file("target", place, "safetensors"), safetensors.torch.save(found), rows=count)
+
+
+def _sketches(model: Any, engine: Any, batch: pa.RecordBatch, groups: Sequence[Any], sketch: Any) -> list[Any]:
+    """Unit sketches [n, k] of the groups' examples."""
+    from raydelt.scorers.passes import unit_rows
+
+    found = []
+    for group in groups:
+        tensors, index = model.tensors(batch, group)
+        found.append(unit_rows(engine(tensors, norms=False, sketch=sketch, index=index).sketches).float().cpu())
+    return found
+
+
+def as_choice(parameters: str | tuple[str, ...]) -> str | list[str]:
+    """A choice of parameters as `raydelt.gradients.select` takes it."""
+    return parameters if isinstance(parameters, str) else list(parameters)
 
 
 def _target_batch(stage: Stage, file: str, beside: str | None) -> pa.RecordBatch:

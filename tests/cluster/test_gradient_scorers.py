@@ -14,6 +14,7 @@ from raydelt import pipeline
 from raydelt.config import RunConfig
 from raydelt.errors import SpecError
 from raydelt.examples import column_of, features_of
+from raydelt.gradients import Sketch
 from raydelt.scorers.crossfit import fold_matrix
 from raydelt.scorers.proxies import load_models
 from raydelt.storage import Store, read_manifest
@@ -27,6 +28,7 @@ SCORE: list[dict[str, Any]] = [
     {"kind": "input_saliency"},
     {"kind": "uncertainty"},
     {"kind": "target_alignment", "learning_rates": [0.5, 0.25]},
+    {"kind": "gradient_neighbours", "k": 128, "seed": 3, "targets": 20},
     {"kind": "dynamics"},
     {"kind": "sample_weight"},
     {"kind": "typicality"},
@@ -87,6 +89,35 @@ def test_norms_and_alignment_equal_one_example_at_a_time_in_float64(scored: Path
         assert score["tracin"] == pytest.approx(0.5 * dots[0] + 0.25 * dots[1], rel=1e-4, abs=1e-6)
 
 
+def test_nearest_target_gradients_equal_sketches_of_single_gradients_in_float64(scored: Path) -> None:
+    store = Store(str(scored))
+    corpus, proxies = read_manifest(store, "corpus"), read_manifest(store, "proxies")
+    assert corpus is not None
+    assert proxies is not None
+    config = gradient_spec(Path("in"), scored)
+    models = [[m.double().eval() for m in row] for row in load_models(store, config.model, corpus.facts, proxies)]
+    sketch = Sketch(128, 3)
+
+    def unit_sketch(model: Any, x: np.ndarray, label: int) -> torch.Tensor:
+        loss = model.losses(model, {"x": torch.from_numpy(x[None]).double(), "y": torch.tensor([label])}).sum()
+        names, parameters = zip(*model.named_parameters(), strict=True)
+        gradients = torch.autograd.grad(loss, parameters)
+        whole = sum(sketch.dense(g[None], name)[0] for name, g in zip(names, gradients, strict=True))
+        return whole / whole.norm()  # type: ignore[union-attr]
+
+    target = pa.concat_tables([store.read_table(part.file) for part in corpus.sides["validation"]]).slice(0, 20)
+    pairs = list(zip(features_of(target), column_of(target, "label"), strict=True))
+    units = [[torch.stack([unit_sketch(m, x, int(y)) for x, y in pairs]) for m in row] for row in models]
+    found = {row["example_id"]: row for row in table(scored, "scores").to_pylist()}
+    rows, folds = store.read_table(corpus.parts[0].file), store.read_table(proxies.parts[0].file)
+    for row, own in zip(rows.to_pylist()[:10], fold_matrix(folds).T, strict=False):
+        x, score = np.asarray(row["x"], np.float32), found[row["example_id"]]
+        each = [units[r][f] @ unit_sketch(models[r][f], x, row["label"]) for r, f in enumerate(own)]
+        cosines = torch.stack(each).mean(0)
+        assert score["gradient_nearest"] == pytest.approx(float(cosines.max().detach()), abs=1e-5)
+        assert score["gradient_mean"] == pytest.approx(float(cosines.mean().detach()), abs=1e-5)
+
+
 def test_every_component_is_there_and_flips_stand_out_where_they_should(scored: Path) -> None:
     scores, corpus = table(scored, "scores").to_pandas(), table(scored, "corpus").to_pandas()
     joined = scores.merge(corpus[["example_id", "label", "label_clean"]], on="example_id")
@@ -95,7 +126,7 @@ def test_every_component_is_there_and_flips_stand_out_where_they_should(scored: 
         ranks = (sign * joined[name]).rank()
         auroc = (ranks[flipped].mean() - (flipped.sum() + 1) / 2) / (~flipped).sum()
         assert auroc > 0.85, (name, auroc)
-    for name in ("entropy", "sample_weight", "forgetting", "variability", "typicality", "novelty", "near_duplicate"):
+    for name in ("entropy", "sample_weight", "forgetting", "variability", "typicality", "novelty", "gradient_nearest"):
         assert np.isfinite(joined[name]).all()
 
 
