@@ -21,22 +21,21 @@ import contextlib
 import difflib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
 
 from raydelt.errors import SpecError
+from raydelt.gradients.answer import Answer, Ask, GradientBatch
 from raydelt.gradients.layers import Unsupported
 from raydelt.gradients.memory import out_of_memory
+from raydelt.gradients.refusals import refuse_coupling
 from raydelt.gradients.selection import Selection, select
 from raydelt.gradients.sketch import Sketch
 from raydelt.gradients.tape import Ambiguous, Tape
-from raydelt.gradients.terms import CHUNK_BYTES, Dense, Term, materialise, norms_and_dots, sketches, taken
+from raydelt.gradients.terms import CHUNK_BYTES, Dense, Term, materialise, taken
 
 log = logging.getLogger(__name__)
 
@@ -47,23 +46,6 @@ Backend = Literal["auto", "ghost", "vmap", "loop"]
 # Two correct float32 computations of a gradient differ by less; in half precision the passes themselves differ.
 AUDIT_TRIES = 8
 AUDIT_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.bfloat16: 1e-1, torch.float16: 5e-2}
-
-
-@dataclass(frozen=True)
-class GradientBatch:
-    """Losses [n], and what was asked for of the gradients: norms [n], dots [n, K] (float64), sketches [n, k]."""
-
-    losses: Tensor
-    norms: Tensor | None = None
-    dots: Tensor | None = None
-    sketches: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class _Ask:
-    norms: bool
-    vectors: dict[str, Tensor] | None
-    sketch: Sketch | None
 
 
 class PerExampleGradients:
@@ -121,10 +103,10 @@ class PerExampleGradients:
         refuse_coupling(self.model)
         with torch.inference_mode(False):
             batch = {name: tensor.detach() for name, tensor in batch.items()}
-            ask = _Ask(norms, self._stacked(vectors), sketch)
+            ask = Ask(norms, self._stacked(vectors), sketch)
             count = _rows(batch) if index is None else len(index)
             if count == 0:
-                return _Answer(0, self.shapes, ask).finish(torch.zeros(0))
+                return Answer(0, self.shapes, ask).finish(torch.zeros(0))
             while True:
                 try:
                     if not self._trusted:
@@ -184,8 +166,8 @@ class PerExampleGradients:
             for module, local, p in swapped:
                 module._parameters[local] = p
 
-    def _ghost(self, batch: Batch, ask: _Ask, index: Tensor | None) -> GradientBatch:
-        answer = _Answer(_rows(batch) if index is None else len(index), self.shapes, ask)
+    def _ghost(self, batch: Batch, ask: Ask, index: Tensor | None) -> GradientBatch:
+        answer = Answer(_rows(batch) if index is None else len(index), self.shapes, ask)
         return answer.finish(self._recorded(batch, index, answer.take))
 
     def _recorded(self, batch: Batch, index: Tensor | None, sink: Callable[[str, list[Term]], None]) -> Tensor:
@@ -215,11 +197,11 @@ class PerExampleGradients:
             )
         return values
 
-    def _vmap(self, batch: Batch, ask: _Ask, index: Tensor | None) -> GradientBatch:
+    def _vmap(self, batch: Batch, ask: Ask, index: Tensor | None) -> GradientBatch:
         if index is not None:
             raise Mistrusted("vmap cannot take packed rows apart")
         rows = _rows(batch)
-        answer, losses = _Answer(rows, self.shapes, ask), []
+        answer, losses = Answer(rows, self.shapes, ask), []
         with self._differentiable() as chosen:
             places = {id(p): name for name, p in self.model.named_parameters()}
             paths = {name: places[id(p)] for name, p in chosen.items()}
@@ -244,9 +226,9 @@ class PerExampleGradients:
                     answer.take(name, [Dense(g.to(_sum_type(g)))], slice(low, low + len(values)))
         return answer.finish(_checked(torch.cat(losses), rows))
 
-    def _loop(self, batch: Batch, ask: _Ask, index: Tensor | None) -> GradientBatch:
+    def _loop(self, batch: Batch, ask: Ask, index: Tensor | None) -> GradientBatch:
         count = _rows(batch) if index is None else len(index)
-        answer, losses = _Answer(count, self.shapes, ask), []
+        answer, losses = Answer(count, self.shapes, ask), []
         for i in range(count):
             loss, gradients = self._alone(batch, index, i)
             losses.append(loss)
@@ -311,44 +293,6 @@ class Mistrusted(Exception):
     """A backend cannot do this model, or does it wrongly; the next one is tried."""
 
 
-class _Answer:
-    """Sums over the parameters of what was asked for."""
-
-    def __init__(self, count: int, shapes: Mapping[str, Sequence[int]], ask: _Ask) -> None:
-        self.count, self.shapes, self.ask = count, shapes, ask
-        self.squares: Tensor | None = None
-        self.dots: Tensor | None = None
-        self.sketches: Tensor | None = None
-
-    def take(self, name: str, terms: list[Term], rows: slice = slice(None)) -> None:
-        vectors = None if self.ask.vectors is None else self.ask.vectors[name]
-        if self.ask.norms or vectors is not None:
-            squares, dots = norms_and_dots(terms, self.shapes[name], vectors, norms=self.ask.norms)
-            self.squares = self._added(self.squares, squares, rows)
-            self.dots = self._added(self.dots, dots, rows)
-        if self.ask.sketch is not None:
-            self.sketches = self._added(self.sketches, sketches(terms, self.shapes[name], self.ask.sketch, name), rows)
-
-    def _added(self, total: Tensor | None, part: Tensor | None, rows: slice) -> Tensor | None:
-        if part is None:
-            return total
-        if total is None:
-            total = part.new_zeros(self.count, *part.shape[1:])
-        total[rows] += part
-        return total
-
-    def finish(self, losses: Tensor) -> GradientBatch:
-        """The result; what no gradient reached is zero."""
-        zeros = torch.zeros(self.count, dtype=torch.float64, device=losses.device)
-        norms = (zeros if self.squares is None else self.squares).sqrt() if self.ask.norms else None
-        dots, sketched = self.dots, self.sketches
-        if self.ask.vectors is not None and dots is None:
-            dots = zeros[:, None].expand(-1, len(next(iter(self.ask.vectors.values())))).clone()
-        if self.ask.sketch is not None and sketched is None:
-            sketched = torch.zeros(self.count, self.ask.sketch.k, device=losses.device)
-        return GradientBatch(losses, norms, dots, sketched)
-
-
 def _rows(batch: Batch) -> int:
     return len(next(iter(batch.values())))
 
@@ -386,30 +330,3 @@ def _told_apart() -> Iterator[None]:
         if "random" in str(error):
             raise SpecError("the model draws random numbers, so gradients are random: call model.eval()") from error
         raise Mistrusted(f"vmap cannot run this model ({' '.join(str(error).split())[:160]})") from error
-
-
-def refuse_coupling(model: nn.Module) -> None:
-    """Refuse what makes an example's gradient depend on its batch, or on chance.
-
-    Raises:
-        SpecError: a layer that normalises by the batch, or one that drops at random.
-    """
-    for path, module in model.named_modules():
-        kind = type(module).__name__
-        if isinstance(module, _BatchNorm) and (module.training or not module.track_running_stats):
-            raise SpecError(
-                f"{path or 'the model'} is a {kind} that normalises by the batch, so an example has no gradient of "
-                "its own: call model.eval() with tracked statistics, or use GroupNorm"
-            )
-        if module.training and _drops(module):
-            raise SpecError(
-                f"{path or 'the model'} is a {kind} in training mode, so gradients are random: call model.eval()"
-            )
-
-
-def _drops(module: nn.Module) -> bool:
-    """Whether a module in training mode leaves things out at random."""
-    if isinstance(module, _DropoutNd):
-        return module.p > 0
-    share = getattr(module, "dropout", 0.0)
-    return isinstance(share, float) and share > 0
