@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from typing import Any
 
 import safetensors.torch
-import torch
 
 from raydelt.config import RunConfig
 from raydelt.errors import InputError
 from raydelt.models import classifier
+from raydelt.models.device import assigned_device
 from raydelt.scorers.crossfit import HeldOutEnsemble
 from raydelt.scorers.passes import GradientPasses, Target
 from raydelt.scorers.protocol import ScoringContext
@@ -20,8 +19,6 @@ from raydelt.scorers.stage import Before
 from raydelt.scorers.target_alignment import TargetRequest
 from raydelt.scorers.targets import requests
 from raydelt.storage import Store
-
-log = logging.getLogger(__name__)
 
 
 def with_models(context: ScoringContext, config: RunConfig, before: Before, run: Store) -> ScoringContext:
@@ -42,16 +39,6 @@ def with_models(context: ScoringContext, config: RunConfig, before: Before, run:
         predictions=HeldOutEnsemble(models),
         gradients=GradientPasses(models, targets=targets, budget=budget),
     )
-
-
-def assigned_device(num_gpus: float) -> str:
-    """The device of this actor: Ray shows a process the GPUs that it was given, so the first is the right one."""
-    if num_gpus <= 0:
-        return "cpu"
-    if not torch.cuda.is_available():
-        log.warning("cluster.actors.num_gpus is %g but torch sees no GPU here: scoring on the CPU", num_gpus)
-        return "cpu"
-    return "cuda:0"
 
 
 class _Loader:

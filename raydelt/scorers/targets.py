@@ -82,7 +82,7 @@ def _one_target(
 
     from raydelt.gradients import PerExampleGradients, Sketch
     from raydelt.models import classifier
-    from raydelt.scorers.models import assigned_device
+    from raydelt.models.device import assigned_device
     from raydelt.scorers.proxies import load_model
 
     classifier.one_thread()
@@ -93,7 +93,7 @@ def _one_target(
         model: Any = causal_lm.load(config.model, config.model.paths[r], device=device)
     else:
         model = load_model(stage.run, config.model, facts, proxies, r, f, device=device)
-    engine = PerExampleGradients(model.module, model.losses, parameters=as_choice(request.parameters))
+    engine = PerExampleGradients(model.module, model.losses, parameters=request.parameters)
     total: dict[str, Any] = {}
     sketched: list[Any] = []
     count = 0
@@ -126,11 +126,6 @@ def _sketches(model: Any, engine: Any, batch: pa.RecordBatch, groups: Sequence[A
         tensors, index = model.tensors(batch, group)
         found.append(unit_rows(engine(tensors, norms=False, sketch=sketch, index=index).sketches).float().cpu())
     return found
-
-
-def as_choice(parameters: str | tuple[str, ...]) -> str | list[str]:
-    """A choice of parameters as `raydelt.gradients.select` takes it."""
-    return parameters if isinstance(parameters, str) else list(parameters)
 
 
 def _target_batch(stage: Stage, file: str, beside: str | None) -> pa.RecordBatch:

@@ -118,7 +118,7 @@ def test_bytes_depend_on_neither_files_nor_actors_nor_an_interruption(
 ) -> None:
     corpus, stage = read_texts(tmp_path, files=1), stage_of(tmp_path)
     files = [part.file for part in corpus.parts]
-    actor = PartEmbedder(stage, files, str(encoder), None, 16, "cpu")
+    actor = PartEmbedder(stage, files, str(encoder), None, 16, 0.0)
     items = pa.table({"part": list(range(len(files)))})
     done = [json.loads(entry)["file"] for entry in actor(items)["done"]]
     assert [entry["digest"] for entry in done] == [part.digest for part in flow[1].parts]
@@ -155,6 +155,7 @@ def test_scorers_compare_documents_by_the_spec_s_encoder(encoder: Path, tmp_path
         encoder={"path": str(encoder)},
         score=[{"kind": kind} for kind in kinds],
         rank={"combine": {"weights": {"diversity": 1.0}, "gate": None}},
+        cluster={"actors": {"num_gpus": 0.5}},  # a logical GPU: where torch sees none, the CPU does it
     )
     run = pipeline.execute(config, until="ranking")
     units = rows_of(run.store, run.manifests["embeddings"])
