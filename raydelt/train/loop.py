@@ -8,10 +8,8 @@ follows from it, so a step that is done twice gives the same state.
 
 from __future__ import annotations
 
-import tempfile
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -25,10 +23,10 @@ from raydelt.examples import LABEL, column_of, features_of
 from raydelt.models import classifier
 from raydelt.order.stage import ROWS_PER_FILE, Ordered
 from raydelt.storage import Part, Stage
+from raydelt.train.job import commit, committed
 from raydelt.train.reader import OrderedReader
 
 CURVE_POINTS = 20
-STATE = "state.pt"
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ def train_worker(config: dict[str, Any]) -> None:
     """Entry point of a worker; reports results through Ray Train."""
     work = cast(Work, config["work"])
     classifier.one_thread()
-    state = _resumed()
+    state = committed() or _start(0, [])
     while state["replicate"] < len(work.replicates) and not state["failed"]:
         result = _train_one(work, work.replicates[state["replicate"]], state, config["progress"])
         state = _start(state["replicate"] + 1, [*state["results"], result], result.get("failed", ""))
@@ -81,15 +79,6 @@ def _start(replicate: int, results: list[dict[str, Any]], failed: str = "") -> d
         "curve": [],
         "window": [],
     }
-
-
-def _resumed() -> dict[str, Any]:
-    """The state of the last committed checkpoint, or the start."""
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None:
-        return _start(0, [])
-    with checkpoint.as_directory() as folder:
-        return dict(torch.load(Path(folder) / STATE, weights_only=True))
 
 
 def _train_one(work: Work, replicate: Replicate, state: dict[str, Any], progress: Any) -> dict[str, Any]:
@@ -173,14 +162,8 @@ def _mean_over_workers(value: float, workers: int) -> float:
 
 
 def _checkpoint(state: dict[str, Any]) -> None:
-    """Commit the state, and report the results so far with it; the first worker writes."""
-    metrics = {"results": state["results"], "failed": state["failed"]}
-    if ray.train.get_context().get_world_rank() != 0:
-        ray.train.report(metrics)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        torch.save(state, Path(folder) / STATE)
-        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+    """Commit the state, and report the results so far with it."""
+    commit(state, {"results": state["results"], "failed": state["failed"]})
 
 
 def evaluate(work: Work, model: classifier.Classifier, worker: int, workers: int) -> dict[str, float]:

@@ -7,13 +7,8 @@ trainings; the worker group starts once.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from typing import Any
-
-import pyarrow.fs
-import ray.train
-from ray.train.torch import TorchTrainer
 
 from raydelt import cluster
 from raydelt.config import RunConfig
@@ -21,9 +16,8 @@ from raydelt.errors import InputError, SpecError
 from raydelt.order.stage import Ordered
 from raydelt.storage import Manifest, Part, Stage
 from raydelt.train.compare import paired
+from raydelt.train.job import forget_job, run_job
 from raydelt.train.loop import Replicate, Work, train_worker
-
-SCRATCH = ".training"
 
 
 def train_and_compare(config: RunConfig, corpus: Manifest, ordered: Manifest, stage: Stage) -> Manifest:
@@ -37,14 +31,9 @@ def train_and_compare(config: RunConfig, corpus: Manifest, ordered: Manifest, st
     work = _work(config, corpus, ordered, stage)
     _check(config, work)
     total = work.steps * len(work.replicates)
-    with cluster.plain_errors(), cluster.remote_progress("train: steps", total) as progress:
-        trainer = TorchTrainer(
-            train_worker,
-            train_loop_config={"work": work, "progress": progress},
-            scaling_config=ray.train.ScalingConfig(num_workers=spec.workers),
-            run_config=_run_config(stage, spec.max_failures),
-        )
-        metrics = trainer.fit().metrics or {}
+    with cluster.remote_progress("train: steps", total) as progress:
+        options = {"work": work, "progress": progress}
+        metrics = run_job(train_worker, options, stage, workers=spec.workers, max_failures=spec.max_failures)
     if metrics.get("failed"):
         raise InputError(metrics["failed"])
     results: list[dict[str, Any]] = metrics["results"]
@@ -52,7 +41,7 @@ def train_and_compare(config: RunConfig, corpus: Manifest, ordered: Manifest, st
     manifest = stage.publish(
         [], _facts(config, results, work.steps), {"model": [*model, *_side_files(stage, work, results)]}
     )
-    stage.run.delete(f"{SCRATCH}/{stage.fingerprint}")
+    forget_job(stage)
     return manifest
 
 
@@ -89,22 +78,6 @@ def _check(config: RunConfig, work: Work) -> None:
         )
     if not work.test_files:
         raise SpecError("corpus.test leaves no test split: give corpus.test.fraction or corpus.test.source")
-
-
-def _run_config(stage: Stage, max_failures: int) -> ray.train.RunConfig:
-    """Checkpoints below the run directory, under the stage's fingerprint: a killed job goes on from there."""
-    store = stage.run.at(SCRATCH)
-    options: dict[str, Any] = {"storage_path": store.path()}
-    if store.is_local:
-        os.makedirs(store.path(), exist_ok=True)
-    else:
-        options["storage_filesystem"] = pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(store.fs))
-    return ray.train.RunConfig(
-        name=stage.fingerprint,
-        failure_config=ray.train.FailureConfig(max_failures=max_failures),
-        checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
-        **options,
-    )
 
 
 def _facts(config: RunConfig, results: Sequence[dict[str, Any]], steps: int) -> dict[str, Any]:
