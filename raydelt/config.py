@@ -338,6 +338,25 @@ class RunConfig(Section):
     output: str
     cluster: Cluster = Cluster()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _target_is_the_validation_split(cls, raw: Any) -> Any:
+        """The `target: path` of lqs is the source of the validation split: a run has one target set."""
+        if not isinstance(raw, dict) or not isinstance(raw.get("score"), list):
+            return raw
+        own = [spec for spec in raw["score"] if isinstance(spec, dict) and spec.get("kind") == "lqs"]
+        paths = {spec["target"] for spec in own if _is_path(spec.get("target"))}
+        corpus = raw.get("corpus")
+        if not paths or not isinstance(corpus, dict):
+            return raw
+        held = corpus.get("validation") or {"source": min(paths)}
+        if {held.get("source")} != paths:
+            raise ValueError(
+                f"score.lqs.target {', '.join(sorted(paths))} and corpus.validation {held} differ: a run has one "
+                "target set, so give one of them"
+            )
+        return raw | {"corpus": corpus | {"validation": held}}
+
     @field_validator("score")
     @classmethod
     def _scorers_differ(cls, value: list[ScorerSpec]) -> list[ScorerSpec]:
@@ -363,3 +382,7 @@ class RunConfig(Section):
     def resolved(self) -> dict[str, Any]:
         """The spec with every default filled in, as plain data."""
         return self.model_dump(mode="json")
+
+
+def _is_path(target: Any) -> bool:
+    return isinstance(target, str) and target != "validation"

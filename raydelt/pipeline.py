@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from raydelt import __version__, cluster, rundir
-from raydelt.config import HeldOut, RunConfig
+from raydelt.config import RunConfig
 from raydelt.corpus.read import read_corpus
 from raydelt.corpus.sources import find
 from raydelt.corpus.tokens import tokenise_corpus
-from raydelt.errors import SpecError
+from raydelt.lqs.distil import distil
+from raydelt.lqs.stage import walk_trajectories
+from raydelt.lqs.starts import spec_of
 from raydelt.models import folder
 from raydelt.order.stage import Arm, order_examples
+from raydelt.precheck import check, require
 from raydelt.rank.stage import rank_scores
 from raydelt.report.stage import write_report
 from raydelt.scorers.embeddings import embed_corpus
 from raydelt.scorers.ledger import keep_ledger
+from raydelt.scorers.lqs import Distil
 from raydelt.scorers.neighbours import find_neighbours
 from raydelt.scorers.protocol import Need
 from raydelt.scorers.proxies import fit_proxies
@@ -35,7 +39,8 @@ from raydelt.train.stage import train_and_compare
 
 log = logging.getLogger(__name__)
 BESIDE = ("tokens", "embeddings", "neighbours", "ledger", "proxies")
-STAGES = ("corpus", *BESIDE, "targets", "scores", "ranking", "selection", "ordered", "model", "report")
+MODELS = ("targets", "trajectory", "annotated", "distilled")
+STAGES = ("corpus", *BESIDE, *MODELS, "scores", "ranking", "selection", "ordered", "model", "report")
 
 
 @dataclass
@@ -72,11 +77,11 @@ def execute(config: RunConfig, *, until: str = "report") -> Run:
         RaydeltError: a wrong spec, input or place, or an exceeded error budget; told in one sentence.
     """
     store = Store(absolute(config.output))
-    _check(config, STAGES[: STAGES.index(until) + 1])
+    check(config, STAGES[: STAGES.index(until) + 1])
     rundir.claim(store, config)
     run = Run(config, store)
     with cluster.connected(config.cluster):
-        _require(config)
+        require(config)
         for _ in _flow(run):
             if until in run.manifests:
                 break
@@ -97,9 +102,7 @@ def _flow(run: Run) -> Any:
     scorers = [spec.build() for spec in config.score]
     for _ in _before_scores(run, corpus, needs_of(scorers)):
         yield
-    before = Before(
-        corpus, {name: run.manifests[name] for name in BESIDE if name in run.manifests}, run.manifests.get("targets")
-    )
+    before = _before(run, corpus)
     proxies = before.proxies
     scores = run.stage(
         "scores",
@@ -108,8 +111,9 @@ def _flow(run: Run) -> Any:
             c["score"],
             [s.version for s in scorers],
             [[name, manifest.fingerprint] for name, manifest in before.beside.items()],
-            before.targets.fingerprint if before.targets else None,
+            [[name, manifest.fingerprint] for name, manifest in before.models.items()],
             None if proxies else _own_models(config),
+            _references(config),
         ],
         lambda stage: score_corpus(config, before, stage),
     )
@@ -209,6 +213,54 @@ def _before_scores(run: Run, corpus: Manifest, needs: frozenset[Need]) -> Any:
             lambda stage: target_gradients(config, corpus, proxies, tokens, stage),
         )
         yield
+    if "trajectory" in needs:
+        yield from _along_trajectories(run, corpus, tokens)
+
+
+def _along_trajectories(run: Run, corpus: Manifest, tokens: Manifest | None) -> Any:
+    """The trajectories, and where the corpus is too large to annotate, a data scorer in their place."""
+    config, spec = run.config, spec_of(run.config)
+    settings = spec.model_dump(mode="json", exclude={"kind", "target", "annotate", "workers"})
+    walked = run.stage(
+        "trajectory",
+        [
+            [_content(corpus), settings, _own_models(config), tokens.fingerprint if tokens else None],
+            [part.digest for part in corpus.sides["validation"]],
+        ],
+        lambda stage: walk_trajectories(config, corpus, tokens, stage),
+    )
+    yield
+    if spec.annotate == "direct":
+        return
+    sample = _before(run, corpus).first(spec.annotate.proxy)
+    exact = config.model_copy(update={"score": [spec.model_copy(update={"annotate": "direct"})]})
+    annotated = run.stage(
+        "annotated",
+        [walked.fingerprint, sample.corpus.rows],
+        lambda stage: score_corpus(exact, sample, stage),
+    )
+    yield
+    run.stage(
+        "distilled",
+        [annotated.fingerprint, spec.annotate.model_dump(mode="json"), _encoder(config, spec.annotate)],
+        lambda stage: distil(config, spec, corpus, annotated, stage),
+    )
+    yield
+
+
+def _before(run: Run, corpus: Manifest) -> Before:
+    """What stands of the stages before the scores."""
+    known = run.manifests
+    return Before(
+        corpus, {name: known[name] for name in BESIDE if name in known}, {n: known[n] for n in MODELS if n in known}
+    )
+
+
+def _encoder(config: RunConfig, distil: Distil) -> str | None:
+    """Identifies the data scorer's encoder by its files; None where it is the spec's own network."""
+    if config.model.kind != "causal_lm":
+        return None
+    return folder.fingerprint(distil.encoder or config.model.paths[0])
 
 
 def _content(corpus: Manifest) -> list[Any]:
@@ -220,8 +272,12 @@ def _own_models(config: RunConfig) -> list[Any]:
     """What identifies the spec's own checkpoints: the model section, and the bytes of every file that it names."""
     model = config.model
     named = [*model.checkpoints, *model.paths, *([model.adapter] if model.adapter else [])]
-    named += [spec.reference for spec in config.score if hasattr(spec, "reference")]
     return [model.model_dump(mode="json"), [folder.fingerprint(path) for path in named]]
+
+
+def _references(config: RunConfig) -> list[str]:
+    """What identifies the models that scorers compare with."""
+    return [folder.fingerprint(spec.reference) for spec in config.score if hasattr(spec, "reference")]
 
 
 def _arms(config: RunConfig) -> list[Arm]:
@@ -232,58 +288,6 @@ def _arms(config: RunConfig) -> list[Arm]:
     if "full" in config.train.baselines:
         arms.append(Arm("full", "full"))
     return arms
-
-
-def _check(config: RunConfig, stages: Sequence[str]) -> None:
-    """Refuse before anything is read what these stages could not do."""
-    language = config.model.kind == "causal_lm"
-    if language and "model" in stages:
-        raise SpecError("training a causal_lm is not there yet: stop before it with `raydelt order`")
-    if language and config.rank.method == "folding_sort":
-        raise SpecError("rank.method folding_sort trains classifiers: set rank.method to score for a causal_lm")
-    if "selection" in stages and config.select.quotas is not None and not config.corpus.labelled:
-        raise SpecError("select.quotas needs classes: set corpus.label_column, or drop the quotas")
-    if "model" in stages and not config.corpus.labelled:
-        raise SpecError(
-            "training a classifier needs labels: set corpus.label_column or label_from_folder, "
-            "or stop before training with `raydelt order`"
-        )
-    if "model" in stages and config.corpus.test.source is None and config.corpus.test.fraction == 0:
-        raise SpecError("corpus.test leaves no test split: give corpus.test.fraction or corpus.test.source")
-    if config.model.factory is not None:
-        from raydelt.models.classifier import load_factory
-
-        load_factory(config.model.factory)
-    for index, spec in enumerate(config.score):
-        _check_scorer(config, f"score.{index}: {spec.kind}", spec.build().needs)
-
-
-def _check_scorer(config: RunConfig, name: str, needs: frozenset[Need]) -> None:
-    """Refuse a scorer that needs what this spec does not give."""
-    language = config.model.kind == "causal_lm"
-    if "classifier" in needs | ({"classifier"} if "ledger" in needs else set()) and language:
-        raise SpecError(
-            f"{name} needs a classifier, and model.kind is causal_lm: take lm_loss, excess_loss or grad_norm"
-        )
-    if "language" in needs and not language:
-        raise SpecError(f"{name} needs a language model: set model.kind to causal_lm and model.path")
-    if "label" in needs and not language and not config.corpus.labelled:
-        raise SpecError(f"{name} needs labels: set corpus.label_column")
-    if "time" in needs and config.corpus.time_column is None:
-        raise SpecError(f"{name} needs the age of examples: set corpus.time_column")
-    if "target" in needs and config.corpus.validation == HeldOut():
-        raise SpecError(f"{name} needs a target set: set corpus.validation.fraction or corpus.validation.source")
-    own = needs & {"classifier", "gradients"} and not language
-    if own and config.rank.method == "score" and not config.model.checkpoints:
-        raise SpecError(f"{name} needs a model: set model.checkpoint, or rank.method to folding_sort")
-
-
-def _require(config: RunConfig) -> None:
-    """Refuse at once what Ray would wait for without end."""
-    actors = config.cluster.actors
-    cluster.require("GPU", actors.num_gpus * actors.min, "cluster.actors (num_gpus x min)")
-    cluster.require("CPU", actors.num_cpus * actors.min, "cluster.actors (num_cpus x min)")
-    cluster.require("CPU", config.train.workers, "train.workers")
 
 
 def _log_stage(name: str, manifest: Manifest, fresh: bool, seconds: float) -> None:

@@ -222,6 +222,12 @@ def _check_result(facts: dict[str, Any], corpus: Corpus) -> None:
     empty = [name for name, count in zip(facts["classes"], facts["per_class"], strict=True) if count == 0]
     if empty:
         log.warning("no training example of class %s", ", ".join(empty))
+    if facts["overlap"]:
+        log.warning(
+            "%d %s of the corpus %s also in a held-out source (by id): left out of the corpus",
+            facts["overlap"],
+            *(("example", "is") if facts["overlap"] == 1 else ("examples", "are")),
+        )
     if facts["corpus"] == 0:
         raise InputError(
             f"corpus.source {corpus.source!r} leaves no example to score ({facts['read']} rows read, "

@@ -9,11 +9,14 @@ import safetensors.torch
 
 from raydelt.config import RunConfig
 from raydelt.errors import InputError
+from raydelt.lqs import data_scorer
+from raydelt.lqs.data_scorer import DataScorer
+from raydelt.lqs.starts import load_visits, spec_of
 from raydelt.models import classifier
 from raydelt.models.device import assigned_device
 from raydelt.scorers.crossfit import HeldOutEnsemble
 from raydelt.scorers.passes import GradientPasses, Target
-from raydelt.scorers.protocol import ScoringContext
+from raydelt.scorers.protocol import Need, ScoringContext
 from raydelt.scorers.proxies import load_models
 from raydelt.scorers.stage import Before
 from raydelt.scorers.target_alignment import TargetRequest
@@ -21,9 +24,30 @@ from raydelt.scorers.targets import requests
 from raydelt.storage import Store
 
 
-def with_models(context: ScoringContext, config: RunConfig, before: Before, run: Store) -> ScoringContext:
-    """The context with predictions and gradients of the proxies, or of the spec's own checkpoints."""
+def with_models(
+    context: ScoringContext, config: RunConfig, before: Before, run: Store, needs: frozenset[Need]
+) -> ScoringContext:
+    """The context with the models that these needs ask for, loaded in this actor."""
     classifier.one_thread()
+    if "data_scorer" in needs:
+        context = replace(context, data_scorer=_data_scorer(config, before, run))
+    elif "trajectory" in needs:
+        visits = load_visits(config, before.corpus, before.models["trajectory"], run)
+        context = replace(context, visits=visits)
+    if needs & {"classifier", "gradients", "language"}:
+        context = _with_gradients(context, config, before, run)
+    return context
+
+
+def _data_scorer(config: RunConfig, before: Before, run: Store) -> DataScorer:
+    device = assigned_device(config.cluster.actors.num_gpus)
+    return data_scorer.load(
+        run, config, spec_of(config), before.corpus.facts, before.models["distilled"], device=device
+    )
+
+
+def _with_gradients(context: ScoringContext, config: RunConfig, before: Before, run: Store) -> ScoringContext:
+    """The context with predictions and gradients of the proxies, or of the spec's own checkpoints."""
     device = assigned_device(config.cluster.actors.num_gpus)
     budget = config.cluster.actors.batch_bytes
     targets = _targets(config, before, run, device)
@@ -68,10 +92,11 @@ def _language_models(config: RunConfig, paths: list[str], device: str, targets: 
 
 def _targets(config: RunConfig, before: Before, run: Store, device: str) -> dict[TargetRequest, list[list[Target]]]:
     """What the targets stage published, by request."""
-    if before.targets is None:
+    targets = before.models.get("targets")
+    if targets is None:
         return {}
-    rounds, folds = before.targets.facts["rounds"], before.targets.facts["folds"]
-    files = iter(before.targets.sides["gradients"])
+    rounds, folds = targets.facts["rounds"], targets.facts["folds"]
+    files = iter(targets.sides["gradients"])
     return {
         request: [[_moved(run.read_bytes(next(files).file), device) for _ in range(folds)] for _ in range(rounds)]
         for request in requests(config)

@@ -16,6 +16,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from raydelt.lqs.annotate import Visits
+    from raydelt.lqs.data_scorer import DataScorer
     from raydelt.scorers.passes import GradientPasses
 
 Array = NDArray[Any]
@@ -23,10 +25,23 @@ S = TypeVar("S")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
-Need = Literal["label", "classifier", "gradients", "target", "language", "ledger", "vectors", "neighbours", "time"]
+Need = Literal[
+    "label",
+    "classifier",
+    "gradients",
+    "target",
+    "language",
+    "ledger",
+    "vectors",
+    "neighbours",
+    "time",
+    "trajectory",
+    "data_scorer",
+]
 """What a scorer asks of the flow: a label, held-out predictions of a classifier, per-example gradients of any model,
 the gradient of the target set, losses of a language model, the ledger of a training, vectors that stand for the
-examples, nearest neighbours among them, a time."""
+examples, nearest neighbours among them, a time, trajectories with their adjoints, a data scorer that
+was distilled from them."""
 
 
 class Reducer(Protocol[S, R_co]):
@@ -77,6 +92,8 @@ class ScoringContext:
     load: Callable[[str], GradientPasses] | None = None
     embedding_width: int | None = None
     ledger_models: int = 0
+    visits: Visits | None = None
+    data_scorer: DataScorer | None = None
     statistics: Mapping[str, Any] = field(default_factory=dict)
 
 

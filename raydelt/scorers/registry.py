@@ -26,6 +26,7 @@ BUILT_IN = {
     "typicality": "raydelt.scorers.typicality:TypicalityConfig",
     "near_duplicates": "raydelt.scorers.near_duplicates:NearDuplicatesConfig",
     "gradient_neighbours": "raydelt.scorers.gradient_neighbours:GradientNeighboursConfig",
+    "lqs": "raydelt.scorers.lqs:LqsConfig",
     "lm_loss": "raydelt.scorers.lm_loss:LmLossConfig",
     "excess_loss": "raydelt.scorers.excess_loss:ExcessLossConfig",
     "target_alignment": "raydelt.scorers.target_alignment:TargetAlignmentConfig",

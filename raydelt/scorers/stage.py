@@ -23,6 +23,7 @@ from raydelt.config import RunConfig
 from raydelt.corpus.tokens import REASON
 from raydelt.errors import ErrorBudgetExceeded
 from raydelt.examples import DRAW_KEY, EXAMPLE_ID, FEATURES, LABEL, QUARANTINE_SCHEMA, TIME, column_of
+from raydelt.lqs.estimate import tell_estimate
 from raydelt.models.moments import FeatureMoments
 from raydelt.scorers.concentration import TOP, concentration_of
 from raydelt.scorers.protocol import Array, Need, Reducer, Scorer, ScoringContext
@@ -38,39 +39,67 @@ READ = (EXAMPLE_ID, DRAW_KEY, FEATURES, LABEL)
 
 @dataclass(frozen=True)
 class Before:
-    """What the score stage reads: the corpus, and the stages whose files lie beside its parts or hold its models."""
+    """What the score stage reads: the corpus, the stages whose files lie beside its parts, and those of the model."""
 
     corpus: Manifest
     beside: Mapping[str, Manifest] = field(default_factory=dict)
-    targets: Manifest | None = None
+    models: Mapping[str, Manifest] = field(default_factory=dict)
 
     @property
     def proxies(self) -> Manifest | None:
         return self.beside.get("proxies")
 
+    def first(self, rows: int) -> Before:
+        """Only the first rows of the corpus, which are a uniform sample of it: it lies in the order of its hashes."""
+        parts: list[Part] = []
+        for part in self.corpus.parts:
+            if rows > 0:
+                parts.append(replace(part, rows=min(part.rows, rows)))
+                rows -= part.rows
+        return replace(self, corpus=replace(self.corpus, parts=parts))
+
 
 @dataclass(frozen=True)
 class PartReader:
-    """Reads what scorers may see of one corpus part, with what lies beside it. Never the clean label."""
+    """Reads what scorers may see of one corpus part, with what lies beside it. Never the clean label.
+
+    `rows` are those of each part to read, from its first on; all where it is empty.
+    """
 
     run: Store
     files: tuple[str, ...]
     beside: tuple[tuple[str, ...], ...] = ()
     extra: tuple[str, ...] = ()
+    rows: tuple[int, ...] = ()
 
     def table(self, index: int) -> pa.Table:
         """The rows of a part, in order."""
-        table = self.run.read_table(self.files[index], (*READ, *self.extra))
+        return self.columns(index, (*READ, *self.extra))
+
+    def columns(self, index: int, own: Sequence[str]) -> pa.Table:
+        """Some of a part's own columns, and all that lies beside it."""
+        table = self.run.read_table(self.files[index], own)
         for files in self.beside:
             other = self.run.read_table(files[index])
             for name in other.column_names:
                 if name not in table.column_names:
                     table = table.append_column(name, other[name])
-        return table
+        return table.slice(0, self.rows[index]) if self.rows else table
 
     def __call__(self, index: int) -> pa.RecordBatch:
         [batch] = self.table(index).combine_chunks().to_batches()
         return batch
+
+
+def reader_of(run: Store, before: Before, *, extra: tuple[str, ...] = ()) -> PartReader:
+    """The corpus parts with all that lies beside them."""
+    return PartReader(
+        run,
+        tuple(part.file for part in before.corpus.parts),
+        tuple(tuple(part.file for part in manifest.parts) for manifest in before.beside.values()),
+        extra,
+        tuple(part.rows for part in before.corpus.parts),
+    )
 
 
 def score_corpus(config: RunConfig, before: Before, stage: Stage) -> Manifest:
@@ -83,15 +112,14 @@ def score_corpus(config: RunConfig, before: Before, stage: Stage) -> Manifest:
     corpus = before.corpus
     scorers = [spec.build() for spec in config.score]
     needs = needs_of(scorers)
-    reader = PartReader(
-        stage.run,
-        tuple(part.file for part in corpus.parts),
-        tuple(tuple(part.file for part in manifest.parts) for manifest in before.beside.values()),
-        (TIME,) if "time" in needs else (),
-    )
+    extra = (("time", TIME), ("data_scorer", "text"))
+    named = tuple(column for need, column in extra if need in needs and (column != "text" or corpus.facts["text"]))
+    reader = reader_of(stage.run, before, extra=named)
     vectors = before.beside.get("embeddings")
     only_vectors = (tuple(part.file for part in vectors.parts),) if vectors else ()
     context = _fit(config, before, replace(reader, beside=only_vectors), scorers)
+    if "trajectory" in needs and "data_scorer" not in needs:
+        tell_estimate(config, before.models["trajectory"], corpus.rows)
     options = {"stage": stage, "config": config, "before": before, "reader": reader, "context": context}
     items = [{"part": index} for index in range(len(corpus.parts))]
     rows = cluster.actor_map(PartScorer, items, options=options, actors=config.cluster.actors, label="score")
@@ -188,18 +216,17 @@ class PartScorer:
         self, stage: Stage, config: RunConfig, before: Before, reader: PartReader, context: ScoringContext
     ) -> None:
         self.stage, self.corpus, self.reader = stage, before.corpus, reader
-        self.version = (
-            before.proxies.fingerprint if before.proxies else ",".join(config.model.checkpoints or config.model.paths)
-        )
+        fitted = before.proxies or before.models.get("trajectory")
+        self.version = fitted.fingerprint if fitted else ",".join(config.model.checkpoints or config.model.paths)
         self.scorers = [spec.build() for spec in config.score]
         needs = needs_of(self.scorers)
         if "ledger" in needs:
             context = replace(context, ledger_models=before.beside["ledger"].facts["models"])
-        if needs & {"classifier", "gradients", "language"}:
+        if needs & {"classifier", "gradients", "language", "trajectory", "data_scorer"}:
             # torch is imported in actors that need it, and only there
             from raydelt.scorers.models import with_models
 
-            context = with_models(context, config, before, stage.run)
+            context = with_models(context, config, before, stage.run, needs)
         for scorer in self.scorers:
             scorer.setup(context)
 

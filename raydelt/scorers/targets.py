@@ -8,7 +8,8 @@ as safetensors. Memory of a task: one model, one gradient, one batch's activatio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,42 @@ from raydelt.corpus.tokens import LOSS_FROM, REASON, TOKENS
 from raydelt.errors import InputError
 from raydelt.examples import EXAMPLE_ID, FEATURES, LABEL
 from raydelt.scorers.target_alignment import TargetRequest
-from raydelt.storage import Manifest, Part, Stage
+from raydelt.storage import Manifest, Part, Stage, Store
+
+
+@dataclass(frozen=True)
+class TargetReader:
+    """Reads the target set, which is the validation split: its files, and those of its tokens."""
+
+    run: Store
+    files: tuple[str, ...]
+    beside: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, run: Store, corpus: Manifest, tokens: Manifest | None) -> TargetReader:
+        """The target set of a run.
+
+        Raises:
+            InputError: it is empty.
+        """
+        if not corpus.sides["validation"]:
+            raise InputError(
+                "corpus.validation leaves no example, and a target set is made of it: raise "
+                "corpus.validation.fraction or give corpus.validation.source"
+            )
+        beside = tuple(part.file for part in tokens.sides["validation"]) if tokens else ()
+        return cls(run, tuple(part.file for part in corpus.sides["validation"]), beside)
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Every file's usable examples, where it has any."""
+        for index, file in enumerate(self.files):
+            table = self.run.read_table(file, [EXAMPLE_ID, FEATURES, LABEL])
+            if self.beside:
+                tokens = self.run.read_table(self.beside[index], [TOKENS, LOSS_FROM, REASON])
+                for name in (TOKENS, LOSS_FROM):
+                    table = table.append_column(name, tokens[name])
+                table = table.filter(tokens[REASON].is_null())
+            yield from table.combine_chunks().to_batches()
 
 
 def requests(config: RunConfig) -> list[TargetRequest]:
@@ -37,18 +73,11 @@ def target_gradients(
     Raises:
         InputError: no target example can be used.
     """
-    split = corpus.sides["validation"]
-    if not split:
-        raise InputError(
-            "corpus.validation leaves no example, and a target set is made of it: raise corpus.validation.fraction or "
-            "give corpus.validation.source"
-        )
-    files = [part.file for part in split]
-    beside = [part.file for part in tokens.sides["validation"]] if tokens else []
+    target = TargetReader.of(stage.run, corpus, tokens)
     wanted = requests(config)
     rounds, folds = _shape(config, proxies)
     calls = [
-        (stage, config, corpus.facts, proxies, files, beside, request, r, f, (i * rounds + r) * folds + f)
+        (stage, config, corpus.facts, proxies, target, request, r, f, (i * rounds + r) * folds + f)
         for i, request in enumerate(wanted)
         for r in range(rounds)
         for f in range(folds)
@@ -70,8 +99,7 @@ def _one_target(
     config: RunConfig,
     facts: dict[str, Any],
     proxies: Manifest | None,
-    files: Sequence[str],
-    beside: Sequence[str],
+    target: TargetReader,
     request: TargetRequest,
     r: int,
     f: int,
@@ -97,9 +125,8 @@ def _one_target(
     total: dict[str, Any] = {}
     sketched: list[Any] = []
     count = 0
-    for index in range(len(files)):
-        batch = _target_batch(stage, files[index], beside[index] if beside else None)
-        batch = batch.slice(0, request.limit - count) if request.k else batch
+    for whole in target.batches():
+        batch = whole.slice(0, request.limit - count) if request.k else whole
         if batch.num_rows == 0:
             continue
         count += batch.num_rows
@@ -126,14 +153,3 @@ def _sketches(model: Any, engine: Any, batch: pa.RecordBatch, groups: Sequence[A
         tensors, index = model.tensors(batch, group)
         found.append(unit_rows(engine(tensors, norms=False, sketch=sketch, index=index).sketches).float().cpu())
     return found
-
-
-def _target_batch(stage: Stage, file: str, beside: str | None) -> pa.RecordBatch:
-    table = stage.run.read_table(file, [EXAMPLE_ID, FEATURES, LABEL])
-    if beside is not None:
-        tokens = stage.run.read_table(beside, [TOKENS, LOSS_FROM, REASON])
-        for name in (TOKENS, LOSS_FROM):
-            table = table.append_column(name, tokens[name])
-        table = table.filter(tokens[REASON].is_null())
-    batches = table.combine_chunks().to_batches()
-    return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema)

@@ -1,0 +1,1 @@
+"""Trajectory LQS: an inner SGD trajectory, its adjoint, the annotation of examples along it, and distillation."""

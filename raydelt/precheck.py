@@ -1,0 +1,66 @@
+"""What is refused before anything is read: a spec that asks for what its own sections or the cluster do not give."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from raydelt import cluster
+from raydelt.config import HeldOut, RunConfig
+from raydelt.errors import SpecError
+from raydelt.scorers.lqs import LqsConfig
+from raydelt.scorers.protocol import Need
+
+
+def check(config: RunConfig, stages: Sequence[str]) -> None:
+    """Refuse before anything is read what these stages could not do."""
+    language = config.model.kind == "causal_lm"
+    if language and "model" in stages:
+        raise SpecError("training a causal_lm is not there yet: stop before it with `raydelt order`")
+    if language and config.rank.method == "folding_sort":
+        raise SpecError("rank.method folding_sort trains classifiers: set rank.method to score for a causal_lm")
+    if "selection" in stages and config.select.quotas is not None and not config.corpus.labelled:
+        raise SpecError("select.quotas needs classes: set corpus.label_column, or drop the quotas")
+    if "model" in stages and not config.corpus.labelled:
+        raise SpecError(
+            "training a classifier needs labels: set corpus.label_column or label_from_folder, "
+            "or stop before training with `raydelt order`"
+        )
+    if "model" in stages and config.corpus.test.source is None and config.corpus.test.fraction == 0:
+        raise SpecError("corpus.test leaves no test split: give corpus.test.fraction or corpus.test.source")
+    if config.model.factory is not None:
+        from raydelt.models.classifier import load_factory
+
+        load_factory(config.model.factory)
+    for index, spec in enumerate(config.score):
+        _check_scorer(config, f"score.{index}: {spec.kind}", spec.build().needs)
+
+
+def _check_scorer(config: RunConfig, name: str, needs: frozenset[Need]) -> None:
+    """Refuse a scorer that needs what this spec does not give."""
+    language = config.model.kind == "causal_lm"
+    if "classifier" in needs | ({"classifier"} if "ledger" in needs else set()) and language:
+        raise SpecError(
+            f"{name} needs a classifier, and model.kind is causal_lm: take lm_loss, excess_loss or grad_norm"
+        )
+    if "language" in needs and not language:
+        raise SpecError(f"{name} needs a language model: set model.kind to causal_lm and model.path")
+    if "label" in needs and not language and not config.corpus.labelled:
+        raise SpecError(f"{name} needs labels: set corpus.label_column")
+    if "time" in needs and config.corpus.time_column is None:
+        raise SpecError(f"{name} needs the age of examples: set corpus.time_column")
+    if needs & {"target", "trajectory"} and config.corpus.validation == HeldOut():
+        raise SpecError(f"{name} needs a target set: set corpus.validation.fraction or corpus.validation.source")
+    own = needs & {"classifier", "gradients"} and not language
+    if own and config.rank.method == "score" and not config.model.checkpoints:
+        raise SpecError(f"{name} needs a model: set model.checkpoint, or rank.method to folding_sort")
+
+
+def require(config: RunConfig) -> None:
+    """Refuse at once what Ray would wait for without end."""
+    actors = config.cluster.actors
+    cluster.require("GPU", actors.num_gpus * actors.min, "cluster.actors (num_gpus x min)")
+    cluster.require("CPU", actors.num_cpus * actors.min, "cluster.actors (num_cpus x min)")
+    cluster.require("CPU", config.train.workers, "train.workers")
+    for spec in config.score:
+        if isinstance(spec, LqsConfig):
+            cluster.require("CPU", spec.workers, "score.lqs.workers")
