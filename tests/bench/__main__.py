@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-BENCHES = ("label_noise", "quickstart", "gradients", "pipeline", "lm_gradients")
+BENCHES = ("label_noise", "quickstart", "gradients", "pipeline", "lm_gradients", "lqs", "lm_quality")
 
 
 def main(names: list[str]) -> None:
