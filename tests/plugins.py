@@ -98,10 +98,11 @@ class BrokenScorer(HashScorer):
 
 
 class PlaceConfig(ScorerConfig):
-    """Writes down the process and the GPUs that Ray gave it."""
+    """Writes down the process and the GPUs that Ray gave it, and waits for as many as there should be."""
 
     kind: str = "tests.plugins:PlaceConfig"
     folder: str
+    actors: int = 1
 
     def build(self) -> PlaceScorer:
         return PlaceScorer(self)
@@ -112,7 +113,10 @@ class PlaceScorer(HashScorer):
         import ray
 
         gpus = ",".join(str(gpu) for gpu in ray.get_gpu_ids())
-        (Path(self.config.folder) / f"{os.getpid()}.place").write_text(f"{os.getpid()} {gpus}\n")
+        folder, patience = Path(self.config.folder), time.monotonic() + 120
+        (folder / f"{os.getpid()}.place").write_text(f"{os.getpid()} {gpus}\n")
+        while len(list(folder.glob("*.place"))) < self.config.actors and time.monotonic() < patience:
+            time.sleep(0.05)
 
 
 class BuildsConfig(ScorerConfig):

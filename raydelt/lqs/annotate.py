@@ -2,8 +2,8 @@
 
 One pass per visited step gives both, and all visited steps of a batch are taken in one visit, since the score divides
 an example's product at one step by its norm at the next. Cost: V R passes of about one forward and backward pass per
-example, for V visited steps of R trajectories. Memory: the model, at most `hold` pairs (theta_t, lambda_{t+1}) and one
-more, and one batch's activations; pairs beyond are read again for every batch.
+example, for V visited steps of R trajectories. Memory: a model for each trajectory, at most `hold` pairs (theta_t,
+lambda_{t+1}) of it and one more, and one batch's activations; pairs beyond are read again for every batch.
 """
 
 from __future__ import annotations

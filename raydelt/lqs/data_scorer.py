@@ -34,7 +34,7 @@ from raydelt.errors import InputError
 from raydelt.examples import FEATURES, LABEL, column_of, features_of
 from raydelt.gradients.memory import backing_off, bytes_per_row
 from raydelt.models import classifier
-from raydelt.models.causal_lm import _quiet_transformers, _told, load_tokenizer
+from raydelt.models.causal_lm import load_tokenizer, quiet_transformers, told_as_input
 from raydelt.models.folder import fetch, refuse_pickles
 from raydelt.models.moments import Moments
 from raydelt.scorers.lqs import Distil, LqsConfig
@@ -254,7 +254,7 @@ def _of_documents(path: str, max_length: int, budget: int, device: str) -> DataS
             f"score.lqs.annotate.max_length {max_length}: {path!r} reads {limit} tokens, of which {special} are its "
             "special ones: raise it"
         )
-    with _told(f"{FIELD} {path!r} gives no hidden states for token ids"), torch.no_grad():
+    with told_as_input(f"{FIELD} {path!r} gives no hidden states for token ids"), torch.no_grad():
         one = torch.zeros(1, 1, dtype=torch.int64)
         width = encoder(input_ids=one, attention_mask=torch.ones_like(one)).last_hidden_state.shape[-1]
     layers = int(getattr(encoder.config.get_text_config(), "num_hidden_layers", 1))
@@ -281,7 +281,7 @@ def _encoder(path: str, folder: str) -> tuple[Any, int | None]:
     from transformers import AutoModel
 
     safe = {"use_safetensors": True, "trust_remote_code": False, "local_files_only": os.path.isdir(folder)}
-    with _quiet_transformers(), _told(f"{FIELD} {path!r} cannot be loaded"):
+    with quiet_transformers(), told_as_input(f"{FIELD} {path!r} cannot be loaded"):
         encoder, report = AutoModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True, **safe)
     if encoder.config.is_encoder_decoder:
         raise InputError(f"{FIELD} {path!r} has an encoder and a decoder: use a model that is one of both")

@@ -37,11 +37,10 @@ from raydelt.examples import DRAW_KEY, EXAMPLE_ID, UInt64Array, column_of, shuff
 from raydelt.lqs.data_scorer import build
 from raydelt.lqs.terms import columns_of
 from raydelt.models.classifier import one_thread
-from raydelt.models.device import assigned_device
 from raydelt.scorers.lqs import Distil, LqsConfig
 from raydelt.scorers.protocol import Array
 from raydelt.storage import Manifest, Part, Stage, Store
-from raydelt.train.job import commit, committed, forget_job, run_job
+from raydelt.train.job import commit, committed, device_of_worker, forget_job, gpus_of_worker, run_job
 
 log = logging.getLogger(__name__)
 LEAST_EXAMPLES, CLIP, TOP, WEAK = 10, 3.0, 0.3, 0.5
@@ -147,7 +146,7 @@ def _gpus(config: RunConfig, workers: int, least: int) -> float:
     """The GPUs of each worker, whole ones for several, as NCCL asks; refuses what there is no room or row for."""
     if workers > least:
         raise SpecError(f"score.lqs.annotate.workers {workers} is more than the {least} examples of a batch: lower it")
-    gpus = config.cluster.actors.num_gpus if workers == 1 else math.ceil(config.cluster.actors.num_gpus)
+    gpus = gpus_of_worker(config.cluster.actors.num_gpus, workers)
     cluster.require("CPU", workers, "score.lqs.annotate.workers")
     cluster.require("GPU", workers * gpus, "score.lqs.annotate.workers (x cluster.actors.num_gpus)")
     return gpus
@@ -187,8 +186,7 @@ class _Worker:
         self.work, self.progress, self.settings = work, progress, work.settings
         context = ray.train.get_context()
         self.rank, self.workers = context.get_world_rank(), context.get_world_size()
-        device = assigned_device(work.config.cluster.actors.num_gpus)
-        device = device if device == "cpu" else str(ray.train.torch.get_device())
+        device = device_of_worker(work.config.cluster.actors.num_gpus)
         self.scorer = build(work.config, work.settings, work.facts, device=device)
         columns = (work.column, self.scorer.columns)
         sample = pa.concat_tables([annotated_rows(work.stage.run, *pair, *columns) for pair in work.files])

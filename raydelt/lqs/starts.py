@@ -57,8 +57,13 @@ class Starts:
         origin = spec.checkpoints[s % self.models]
         return classifier.restore(fresh, classifier.read_checkpoint(origin), origin=origin).to(device)
 
-    def walked(self, s: int, device: str, read: Callable[[int], bytes], spec: LqsConfig) -> Walked:
-        """Trajectory s, to annotate along; `read(i)` gives the file of its i-th visited step."""
+    def walked(
+        self, s: int, device: str, read: Callable[[int], bytes], spec: LqsConfig, *, together: int = 1
+    ) -> Walked:
+        """Trajectory s, to annotate along; `read(i)` gives the file of its i-th visited step.
+
+        So many trajectories share the sqrt(T) steps that an actor holds.
+        """
 
         def load(i: int) -> Pair:
             tensors = safetensors.torch.load(read(i))
@@ -68,7 +73,7 @@ class Starts:
             )
             return at, adjoint or None
 
-        return Walked(self.model(s, device), load, hold=math.isqrt(spec.steps), parameters=spec.parameters)
+        return Walked(self.model(s, device), load, hold=math.isqrt(spec.steps) // together, parameters=spec.parameters)
 
 
 def starts_of(model: ModelSpec, facts: dict[str, Any], mean: Array, scale: Array, *, seed: int) -> Starts:
@@ -99,5 +104,6 @@ def load_visits(config: RunConfig, corpus: Manifest, walked: Manifest, run: Stor
     def reader(s: int) -> Callable[[int], bytes]:
         return lambda i: run.read_bytes(walked.sides["steps"][s * count + i].file)
 
-    own = [starts.walked(s, device, reader(s), spec) for s in range(walked.facts["trajectories"])]
+    together = walked.facts["trajectories"]
+    own = [starts.walked(s, device, reader(s), spec, together=together) for s in range(together)]
     return visits_of(own, spec, actors.batch_bytes)

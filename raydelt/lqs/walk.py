@@ -29,12 +29,11 @@ from raydelt.lqs.starts import Starts, visits_of
 from raydelt.lqs.terms import visited
 from raydelt.lqs.trajectory import Share, Trajectory
 from raydelt.models.classifier import one_thread
-from raydelt.models.device import assigned_device
 from raydelt.models.protocol import GradientModel
 from raydelt.scorers.lqs import LqsConfig
 from raydelt.scorers.targets import TargetReader
 from raydelt.storage import Part, Stage
-from raydelt.train.job import commit
+from raydelt.train.job import commit, device_of_worker
 
 MEASURED_ROWS = 16
 # A product holds the activations of a gradient and their tangents.
@@ -79,7 +78,7 @@ class _Walker:
     def __init__(self, work: Work, progress: Any) -> None:
         context, self.progress = ray.train.get_context(), progress
         self.work, self.rank, self.workers = work, context.get_world_rank(), context.get_world_size()
-        self.device = assigned_device(work.num_gpus)
+        self.device = device_of_worker(work.num_gpus)
         self.visits = visited(work.spec.mode, work.spec.steps, work.spec.interval)
 
     def walk(self, s: int) -> None:

@@ -184,7 +184,7 @@ def load(spec: ModelSpec, path: str, *, device: str = "cpu") -> CausalLM:
 
     folder = fetch(path, field=FIELD)
     refuse_pickles(folder, field=FIELD)
-    with _quiet_transformers(), _told(f"{FIELD} {path!r} cannot be loaded"):
+    with quiet_transformers(), told_as_input(f"{FIELD} {path!r} cannot be loaded"):
         module, report = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=DTYPES[spec.dtype],
@@ -216,7 +216,7 @@ def _with_adapter(module: nn.Module, path: str) -> nn.Module:
         raise SpecError("model.adapter needs peft: pip install 'raydelt[lm]'") from None
     folder = fetch(path, field="model.adapter")
     refuse_pickles(folder, field="model.adapter")
-    with _told(f"model.adapter {path!r} does not fit the model"):
+    with told_as_input(f"model.adapter {path!r} does not fit the model"):
         adapted: nn.Module = PeftModel.from_pretrained(module, folder, is_trainable=True)
     return adapted
 
@@ -226,7 +226,7 @@ def load_tokenizer(path: str) -> Any:
     from transformers import AutoTokenizer
 
     folder = fetch(path, field=FIELD)
-    with _quiet_transformers(), _told(f"{FIELD} {path!r} has no tokenizer that can be loaded"):
+    with quiet_transformers(), told_as_input(f"{FIELD} {path!r} has no tokenizer that can be loaded"):
         tokenizer = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=False, local_files_only=os.path.isdir(folder)
         )
@@ -240,7 +240,7 @@ def check_vocabulary(path: str, tokenizer: Any) -> None:
     from transformers import AutoConfig
 
     folder = fetch(path, field=FIELD)
-    with _told(f"{FIELD} {path!r} has no config.json that can be read"):
+    with told_as_input(f"{FIELD} {path!r} has no config.json that can be read"):
         size = AutoConfig.from_pretrained(folder, local_files_only=os.path.isdir(folder)).get_text_config().vocab_size
     if len(tokenizer) > size:
         raise InputError(
@@ -256,7 +256,8 @@ def vocabulary_fingerprint(tokenizer: Any) -> str:
 
 
 @contextlib.contextmanager
-def _told(what: str) -> Iterator[None]:
+def told_as_input(what: str) -> Iterator[None]:
+    """Whatever a library raises becomes an InputError that begins with `what`."""
     try:
         yield
     except InputError:
@@ -266,7 +267,7 @@ def _told(what: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Its load report and bars are ours to tell, as an error or not at all."""
     from transformers.utils import logging
 

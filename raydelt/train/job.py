@@ -5,6 +5,7 @@ What a job reports comes back only with a checkpoint, so `commit` always writes 
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Callable
@@ -12,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.fs
-import ray.train
+import ray.train.torch
 import torch
 from ray.train.torch import TorchTrainer
 
 from raydelt import cluster
+from raydelt.models.device import assigned_device
 from raydelt.storage import Stage
 
 SCRATCH = ".training"
@@ -36,17 +38,29 @@ def run_job(
 
     Checkpoints lie under the stage's fingerprint until `forget_job`.
     """
-    resources = {"CPU": 1.0} | ({"GPU": num_gpus} if num_gpus else {})
+    gpus = gpus_of_worker(num_gpus, workers)
+    resources = {"CPU": 1.0} | ({"GPU": gpus} if gpus else {})
     with cluster.plain_errors():
         trainer = TorchTrainer(
             _in_the_drivers_folder,
             train_loop_config={"worker": worker, "config": config, "folder": os.getcwd()},
             scaling_config=ray.train.ScalingConfig(
-                num_workers=workers, use_gpu=num_gpus > 0, resources_per_worker=resources
+                num_workers=workers, use_gpu=gpus > 0, resources_per_worker=resources
             ),
             run_config=_run_config(stage, max_failures),
         )
         return dict(trainer.fit().metrics or {})
+
+
+def gpus_of_worker(num_gpus: float, workers: int) -> float:
+    """The GPUs that one of several workers takes: whole ones, since NCCL refuses two workers on one."""
+    return num_gpus if workers == 1 else float(math.ceil(num_gpus))
+
+
+def device_of_worker(num_gpus: float) -> str:
+    """The device of this worker; Ray Train shows the workers of a machine all of their GPUs."""
+    device = assigned_device(num_gpus)
+    return device if device == "cpu" else str(ray.train.torch.get_device())
 
 
 def forget_job(stage: Stage) -> None:

@@ -160,7 +160,7 @@ def test_several_checkpoints_all_score_and_their_number_is_that_of_the_rounds(sc
 
 
 def test_a_gpu_share_puts_several_actors_on_one_logical_gpu_with_equal_scores(scored: Path, tmp_path: Path) -> None:
-    where = {"kind": "tests.plugins:PlaceConfig", "folder": str(tmp_path)}
+    where = {"kind": "tests.plugins:PlaceConfig", "folder": str(tmp_path), "actors": 2}
     gpu = {"actors": {"min": 2, "max": 2, "num_gpus": 0.5, "num_cpus": 0.5}}
     config = gradient_spec(write_digits(tmp_path / "in"), tmp_path / "out", cluster=gpu, score=[*SCORE, where])
     pipeline.execute(config, until="scores")
