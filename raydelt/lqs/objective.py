@@ -29,6 +29,8 @@ Losses = Callable[[Callable[..., Any], Batch], Tensor]
 class Objective:
     """The summed loss of examples, at parameters that are given by name; the module's own serve for all others.
 
+    Autograd outside is off throughout, or a graph to those others would grow from step to step.
+
     `losses(forward, batch)` gives the losses [n] of a batch, calling `forward` as it would call the module.
 
     Raises:
@@ -44,7 +46,8 @@ class Objective:
         total: Vector = {}
         value = 0.0
         for batch in batches:
-            found, loss = grad(self._sum, has_aux=True)(at, batch)
+            with torch.no_grad():
+                found, loss = grad(self._sum, has_aux=True)(at, batch)
             value += float(loss)
             total = _added(total, found)
             del found
@@ -59,7 +62,7 @@ class Objective:
                 found: Vector = grad(self._sum, has_aux=True)(own, batch)[0]
                 return found
 
-            with sdpa_kernel(SDPBackend.MATH):
+            with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
                 found = jvp(gradient, (at,), (vector,))[1]
             total = _added(total, found)
             del found

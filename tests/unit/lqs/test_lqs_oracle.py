@@ -190,6 +190,27 @@ def test_hessian_products_are_those_of_the_whole_hessian() -> None:
     assert torch.allclose(torch.cat([found[name].flatten() for name in names]), expected, rtol=1e-10, atol=1e-12)
 
 
+def test_a_trajectory_of_some_parameters_is_exact_and_leaves_no_graph_to_the_others() -> None:
+    module, target, document = toy.model(), toy.documents(9, seed=1), toy.documents(1, seed=2)
+    objective, steps = Objective(module, toy.losses), batches()
+    start = {"head.weight": module.head.weight.detach().clone()}
+
+    def area(epsilon: float) -> float:
+        at, total = start, 0.0
+        for ids in steps:
+            gradient, own = toy.gradient_of(objective, at, ids), toy.gradient_of(objective, at, document)
+            at = {name: at[name] - LR * (gradient[name] + epsilon * own[name]) for name in at}
+            total += toy.value_of(module, at, target)
+        return total
+
+    trajectory = Trajectory(objective, start, [toy.share(ids) for ids in steps], lr=LR)
+    score = 0.0
+    for _, at, adjoint in walk_back(trajectory, trajectory.forward(), toy.share(target)):
+        assert not any(x.requires_grad for x in (*at.values(), *adjoint.values()))
+        score += LR * toy.dot(toy.gradient_of(objective, at, document), adjoint)
+    assert score == pytest.approx(-(area(1e-4) - area(-1e-4)) / 2e-4, rel=1e-6)
+
+
 @pytest.mark.parametrize("every", [None, 1, 4, 7, STEPS])
 def test_steps_computed_again_are_the_same_bits(every: int | None) -> None:
     module = toy.model()
