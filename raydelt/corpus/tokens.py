@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from raydelt import cluster
 from raydelt.config import ModelSpec
@@ -25,10 +26,11 @@ from raydelt.storage import Manifest, Part, Stage
 TOKENS = "tokens"
 LOSS_FROM = "loss_from"
 REASON = "reason"
+HELD_OUT = ("validation", "test")
 
 
 def tokenise_corpus(model: ModelSpec, corpus: Manifest, stage: Stage) -> Manifest:
-    """Tokenise the corpus and its validation split, and publish the tokens.
+    """Tokenise the corpus and its held-out splits, and publish the tokens.
 
     Raises:
         SpecError: the corpus has no text.
@@ -36,13 +38,23 @@ def tokenise_corpus(model: ModelSpec, corpus: Manifest, stage: Stage) -> Manifes
     """
     if not corpus.facts.get("text"):
         raise SpecError("model.kind causal_lm needs documents: set corpus.text_column, or read text files")
-    validation = corpus.sides.get("validation", [])
-    calls = [(stage, model, "part", index, part.file) for index, part in enumerate(corpus.parts)]
-    calls += [(stage, model, "validation", index, part.file) for index, part in enumerate(validation)]
-    done = cluster.parallel(_tokenise_part, calls, label="tokens")
-    parts = [part for part, _ in done]
-    facts = {"tokens": sum(count for _, count in done[: len(corpus.parts)])}
-    return stage.publish(parts[: len(corpus.parts)], facts, {"validation": parts[len(corpus.parts) :]})
+    kinds = {"part": corpus.parts} | {kind: corpus.sides.get(kind, []) for kind in HELD_OUT}
+    calls = [
+        (stage, model, kind, index, part.file) for kind, parts in kinds.items() for index, part in enumerate(parts)
+    ]
+    done = iter(cluster.parallel(_tokenise_part, calls, label="tokens"))
+    found = {kind: [next(done) for _ in parts] for kind, parts in kinds.items()}
+    facts = {"tokens": sum(count for _, count in found["part"])}
+    sides = {kind: [part for part, _ in found[kind]] for kind in HELD_OUT}
+    return stage.publish([part for part, _ in found["part"]], facts, sides)
+
+
+def usable(table: pa.Table) -> NDArray[np.bool_]:
+    """Which rows [n] may be used: all without a reason against them, and all of a corpus that has no tokens."""
+    if REASON not in table.column_names:
+        return np.ones(table.num_rows, bool)
+    found: NDArray[np.bool_] = table[REASON].is_null().combine_chunks().to_numpy(zero_copy_only=False)
+    return found
 
 
 def _tokenise_part(stage: Stage, model: ModelSpec, kind: str, index: int, file: str) -> tuple[Part, int]:

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from raydelt import cluster
-from raydelt.corpus.tokens import REASON
+from raydelt.corpus.tokens import usable
 from raydelt.errors import SpecError
 from raydelt.examples import DRAW_KEY, column_of, mix
 from raydelt.scorers.protocol import Array
@@ -32,13 +32,14 @@ def draw_batches(reader: PartReader, stage: Stage, trajectory: int, *, steps: in
         SpecError: fewer usable examples than a batch.
     """
     parts, wanted = len(reader.files), steps * batch_size
-    usable = sum(cluster.parallel(_usable, [(reader, index) for index in range(parts)], label="trajectory: count"))
-    if usable < batch_size:
+    counting = [(reader, index) for index in range(parts)]
+    count = sum(cluster.parallel(_count_usable, counting, label="trajectory: count"))
+    if count < batch_size:
         raise SpecError(
-            f"score.lqs.batch_size {batch_size} is more than the {usable} examples that can be used: lower it"
+            f"score.lqs.batch_size {batch_size} is more than the {count} examples that can be used: lower it"
         )
-    epochs = -(-wanted // usable)
-    calls = [(reader, index, seed, trajectory, epochs, min(wanted, usable)) for index in range(parts)]
+    epochs = -(-wanted // count)
+    calls = [(reader, index, seed, trajectory, epochs, min(wanted, count)) for index in range(parts)]
     found = cluster.parallel(_lowest, calls, label="trajectory: draw")
     order = np.concatenate(found)
     order = order[np.lexsort((order["key"], order["draw"], order["epoch"]))][:wanted]
@@ -55,21 +56,14 @@ def draw_batches(reader: PartReader, stage: Stage, trajectory: int, *, steps: in
 PLACES = np.dtype([("epoch", "<i4"), ("draw", "<u8"), ("key", "<u8"), ("part", "<i4"), ("row", "<i4")])
 
 
-def _usable(reader: PartReader, index: int) -> int:
-    return int(np.count_nonzero(_may_be_used(reader.columns(index, [DRAW_KEY]))))
-
-
-def _may_be_used(table: pa.Table) -> Array:
-    if REASON not in table.column_names:
-        return np.ones(table.num_rows, bool)
-    found: Array = table[REASON].is_null().combine_chunks().to_numpy(zero_copy_only=False)
-    return found
+def _count_usable(reader: PartReader, index: int) -> int:
+    return int(np.count_nonzero(usable(reader.columns(index, [DRAW_KEY]))))
 
 
 def _lowest(reader: PartReader, index: int, seed: int, trajectory: int, epochs: int, count: int) -> Array:
     """The places of one part that may be among the first `count` of an epoch."""
     table = reader.columns(index, [DRAW_KEY])
-    rows = np.flatnonzero(_may_be_used(table))
+    rows = np.flatnonzero(usable(table))
     keys = column_of(table, DRAW_KEY).astype(np.uint64)[rows]
     found = []
     for epoch in range(epochs):

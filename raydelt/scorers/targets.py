@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from raydelt import cluster
 from raydelt.config import RunConfig
-from raydelt.corpus.tokens import LOSS_FROM, REASON, TOKENS
+from raydelt.corpus.tokens import LOSS_FROM, REASON, TOKENS, usable
 from raydelt.errors import InputError
 from raydelt.examples import EXAMPLE_ID, FEATURES, LABEL
 from raydelt.scorers.target_alignment import TargetRequest
@@ -55,7 +55,7 @@ class TargetReader:
                 tokens = self.run.read_table(self.beside[index], [TOKENS, LOSS_FROM, REASON])
                 for name in (TOKENS, LOSS_FROM):
                     table = table.append_column(name, tokens[name])
-                table = table.filter(tokens[REASON].is_null())
+                table = table.filter(pa.array(usable(tokens)))
             yield from table.combine_chunks().to_batches()
 
 

@@ -2,36 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 
 from raydelt import pipeline
+from tests.faults import kill_when, worker_called
 from tests.flow import digests, spec, table, write_digits
 
 pytestmark = pytest.mark.usefixtures("ray_session")
-
-
-def kill_when(find: Callable[[], int | None], killed: list[int]) -> threading.Thread:
-    """A thread that waits for `find` to name a process, and kills it."""
-
-    def watch() -> None:
-        while not killed:
-            pid = find()
-            if pid is not None:
-                os.kill(pid, signal.SIGKILL)
-                killed.append(pid)
-            time.sleep(0.02)
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    return thread
 
 
 def test_a_killed_scoring_actor_costs_no_row_and_no_byte(tmp_path: Path) -> None:
@@ -78,10 +57,7 @@ def test_a_killed_training_worker_goes_on_from_its_checkpoint(tmp_path: Path) ->
     def training() -> int | None:
         if not list((tmp_path / "killed" / ".training").glob("*/checkpoint_*/state.pt")):
             return None
-        for process in psutil.process_iter(["cmdline"]):
-            if "RayTrainWorker" in " ".join(process.info["cmdline"] or []):
-                return int(process.pid)
-        return None
+        return worker_called("RayTrainWorker")
 
     watcher = kill_when(training, killed)
     other = pipeline.execute(spec(source, tmp_path / "killed", **changes))
