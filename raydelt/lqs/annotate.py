@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -57,17 +57,27 @@ class Visits:
     """Scores of examples along the trajectories."""
 
     def __init__(
-        self, trajectories: Sequence[Walked], visits: Sequence[int], *, mode: Mode, steps: int, lr: float, budget: int
+        self,
+        trajectories: Sequence[Walked],
+        visits: Sequence[int],
+        *,
+        mode: Mode,
+        steps: int,
+        lr: float,
+        budget: int,
+        scales: Sequence[Mapping[str, float]] | None = None,
     ) -> None:
         self.trajectories, self.visits = trajectories, visits
         self.mode, self.steps, self.lr, self.budget = mode, steps, lr, budget
+        self.scales = scales or [{}] * len(trajectories)
 
     def scores(self, batch: pa.RecordBatch) -> dict[str, Array]:
-        """Every column of the mode, [R, B]."""
+        """Every column of the mode, [R, B], each trajectory's over its scale where that has one."""
         found = []
-        for walked in self.trajectories:
+        for walked, scale in zip(self.trajectories, self.scales, strict=True):
             products, norms, lengths = self._walk(walked, batch)
-            found.append(scores(self.mode, self.visits, products, norms, lengths, steps=self.steps, lr=self.lr))
+            own = scores(self.mode, self.visits, products, norms, lengths, steps=self.steps, lr=self.lr)
+            found.append({name: x / scale.get(name, 1.0) for name, x in own.items()})
         return {name: np.stack([one[name] for one in found]) for name in found[0]}
 
     def _walk(self, walked: Walked, batch: pa.RecordBatch) -> tuple[Array, Array, Array]:

@@ -69,6 +69,7 @@ def _published(stage: Stage, spec: LqsConfig, count: int, starts: Starts) -> Man
         "rows_processed": count * spec.steps * spec.batch_size,
         "losses": [record["losses"] for record in records],
         "target_losses": [record["target_losses"] for record in records],
+        "scales": [record["scales"] for record in records],
         "seconds_per_visit": float(np.median([record["seconds_per_visit"] for record in records])),
         "standardisation": [np.asarray(starts.mean).tolist(), np.asarray(starts.scale).tolist()],
     }

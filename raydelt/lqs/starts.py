@@ -6,7 +6,7 @@ The spec's own models serve in turn; without any, classifiers start fresh, seede
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,10 +87,19 @@ def spec_of(config: RunConfig) -> LqsConfig:
     return found
 
 
-def visits_of(trajectories: Sequence[Walked], spec: LqsConfig, budget: int) -> Visits:
-    """The annotation of a spec along these trajectories."""
-    steps = visited(spec.mode, spec.steps, spec.interval)
-    return Visits(trajectories, steps, mode=spec.mode, steps=spec.steps, lr=spec.lr, budget=budget)
+def visits_of(
+    trajectories: Sequence[Walked], spec: LqsConfig, budget: int, scales: Sequence[Mapping[str, float]] | None = None
+) -> Visits:
+    """The annotation of a spec along these trajectories, with what divides the scores of each."""
+    return Visits(
+        trajectories,
+        visited(spec.mode, spec.steps, spec.interval),
+        mode=spec.mode,
+        steps=spec.steps,
+        lr=spec.lr,
+        budget=budget,
+        scales=scales,
+    )
 
 
 def load_visits(config: RunConfig, corpus: Manifest, walked: Manifest, run: Store) -> Visits:
@@ -106,4 +115,4 @@ def load_visits(config: RunConfig, corpus: Manifest, walked: Manifest, run: Stor
 
     together = walked.facts["trajectories"]
     own = [starts.walked(s, device, reader(s), spec, together=together) for s in range(together)]
-    return visits_of(own, spec, actors.batch_bytes)
+    return visits_of(own, spec, actors.batch_bytes, walked.facts["scales"] if spec.weigh == "equal" else None)

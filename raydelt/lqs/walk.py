@@ -23,6 +23,7 @@ import torch
 from raydelt.errors import InputError, RaydeltError
 from raydelt.gradients.selection import select
 from raydelt.lqs.adjoint import walk_back
+from raydelt.lqs.annotate import Visits
 from raydelt.lqs.draw import batches_of
 from raydelt.lqs.objective import Batch, Objective, Vector
 from raydelt.lqs.starts import Starts, visits_of
@@ -36,6 +37,8 @@ from raydelt.storage import Part, Stage
 from raydelt.train.job import commit, device_of_worker
 
 MEASURED_ROWS = 16
+# The scores that are as long as the adjoint; enough rows for their size, which need not be known closely.
+SCALED, SCALED_ROWS = ("lqs", "pds"), 64
 # A product holds the activations of a gradient and their tangents.
 SHARE_OF_BUDGET = 2
 
@@ -100,7 +103,8 @@ class _Walker:
             "losses": trajectory.losses,
             "target_losses": trajectory.target_losses,
             "seconds": time.perf_counter() - started,
-            "seconds_per_visit": self._measured(s, batches[0].slice(0, MEASURED_ROWS)),
+            "seconds_per_visit": self._visits(s).seconds_per_visit(batches[0].slice(0, MEASURED_ROWS)),
+            "scales": self._scales(s, table.slice(0, SCALED_ROWS).combine_chunks().to_batches()[0]),
         }
         self.work.stage.run.write_json(record_of(self.work.stage, s), record)
 
@@ -148,10 +152,18 @@ class _Walker:
                 torch.distributed.all_reduce(x)
         return vector
 
-    def _measured(self, s: int, batch: pa.RecordBatch) -> float:
-        """Seconds of annotating one example at one visited step, for the estimate."""
+    def _visits(self, s: int) -> Visits:
+        """The annotation along this trajectory alone."""
         own = self.work.starts.walked(s, self.device, self._reader(s), self.work.spec)
-        return visits_of([own], self.work.spec, self.work.budget).seconds_per_visit(batch)
+        return visits_of([own], self.work.spec, self.work.budget)
+
+    def _scales(self, s: int, batch: pa.RecordBatch) -> dict[str, float]:
+        """The root mean squares of the scores of these examples, which the seed drew from the whole corpus."""
+        if self.work.spec.weigh == "as_is":
+            return {}
+        found = self._visits(s).scores(batch)
+        scales = {name: float(np.sqrt(np.mean(np.square(found[name])))) for name in SCALED if name in found}
+        return {name: scale for name, scale in scales.items() if np.isfinite(scale) and scale > 0}
 
     def _reader(self, s: int) -> Callable[[int], bytes]:
         stage, count = self.work.stage, len(self.visits)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from raydelt.errors import InputError, SpecError
 from raydelt.examples import LABEL, column_of, features_of, mix
 from raydelt.lqs.starts import Starts, spec_of
 from raydelt.storage import Store, read_manifest
+from tests.faults import kill_when, worker_called
 from tests.flow import spec, table, write_digits
 from tests.language import sentences, tiny_lm, write_documents
 
@@ -160,24 +159,34 @@ def test_several_trajectories_give_a_standard_error_and_a_killed_worker_changes_
     pipeline.execute(config(source, tmp_path / "quiet", lqs=own), until="scores")
     killed: list[int] = []
 
-    def watch() -> None:
-        while not killed:
-            if list((tmp_path / "killed" / "trajectory").glob("step-*")):
-                for process in psutil.process_iter(["cmdline"]):
-                    if "RayTrainWorker" in " ".join(process.info["cmdline"] or []):
-                        os.kill(process.pid, signal.SIGKILL)
-                        killed.append(process.pid)
-                        return
-            time.sleep(0.01)
+    def walking() -> int | None:
+        begun = list((tmp_path / "killed" / "trajectory").glob("step-*"))
+        return worker_called("RayTrainWorker") if begun else None
 
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
+    watcher = kill_when(walking, killed)
     pipeline.execute(config(source, tmp_path / "killed", lqs=own), until="scores")
     watcher.join(timeout=5)
     assert killed, "no worker was killed: the test proved nothing"
     for name in ("lqs", "lqs_se", "quality", "learnability_se", "pds"):
         assert scores_of(tmp_path / "quiet", name) == scores_of(tmp_path / "killed", name)
     assert min(scores_of(tmp_path / "quiet", "lqs_se").values()) > 0
+
+
+def test_trajectories_of_equal_weight_are_divided_by_their_scales(source: Path, tmp_path: Path) -> None:
+    found = {}
+    for weigh in ("as_is", "equal"):
+        own = {"trajectories": 2, "mode": "pds", "weigh": weigh}
+        run = pipeline.execute(config(source, tmp_path / weigh, lqs=own), until="scores")
+        found[weigh] = [scores_of(tmp_path / weigh, name) for name in ("pds", "pds_se")]
+        if weigh == "equal":
+            first, second = (scales["pds"] for scales in run.manifests["trajectory"].facts["scales"])
+    assert 0 < first != second > 0
+    (mean, se), (equal, _) = found["as_is"], found["equal"]
+    # Two values are their mean plus and minus its standard error, in an order that is not told.
+    for key, value in equal.items():
+        low, high = mean[key] - se[key], mean[key] + se[key]
+        either = [(low / first + high / second) / 2, (high / first + low / second) / 2]
+        assert min(abs(value - other) for other in either) <= 1e-4 * max(map(abs, either))
 
 
 KILLED_RUN = """
@@ -217,18 +226,11 @@ def test_a_driver_that_is_killed_after_the_trajectory_does_not_walk_it_again(
 def test_a_killed_annotating_actor_changes_nothing(source: Path, reference: Path, tmp_path: Path) -> None:
     killed: list[int] = []
 
-    def watch() -> None:
-        while not killed:
-            if len(list((tmp_path / "out" / "scores").glob("part-*"))) in (1, 2):
-                for process in psutil.process_iter(["cmdline"]):
-                    if "MapWorker" in " ".join(process.info["cmdline"] or []):
-                        os.kill(process.pid, signal.SIGKILL)
-                        killed.append(process.pid)
-                        return
-            time.sleep(0.001)
+    def annotating() -> int | None:
+        done = len(list((tmp_path / "out" / "scores").glob("part-*")))
+        return worker_called("MapWorker") if done in (1, 2) else None
 
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
+    watcher = kill_when(annotating, killed)
     # One example at a time, so that an actor is still at work when the first part is done.
     pipeline.execute(
         config(source, tmp_path / "out", cluster={"actors": {"min": 1, "max": 1, "batch_bytes": 1}}), until="scores"
