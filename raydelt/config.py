@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -106,7 +106,11 @@ class Corpus(Section):
 
 
 class Recipe(Section):
-    """How a model is trained: optimiser, batch size, and either epochs or steps."""
+    """How a model is trained: optimiser, batch size, and either epochs or steps.
+
+    The learning rate rises over the first `warm_up` share of the steps, then stays or falls to zero as `schedule` has
+    it. `clip` is the largest norm that a step's gradient may have.
+    """
 
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     lr: Annotated[float, Field(gt=0)] = 1e-3
@@ -114,6 +118,9 @@ class Recipe(Section):
     batch_size: Positive = 32
     epochs: Positive | None = None
     steps: Positive | None = None
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warm_up: Fraction = 0.0
+    clip: Annotated[float, Field(gt=0)] | None = None
 
     @field_validator("epochs", "steps", mode="before")
     @classmethod
@@ -191,6 +198,20 @@ class Gate(Section):
     at_least: float = 0.5
 
 
+class Exclusion(Section):
+    """Examples whose component lies above (or below) the bar are never selected, and rank below all others."""
+
+    component: str
+    above: float | None = None
+    below: float | None = None
+
+    @model_validator(mode="after")
+    def _one_bar(self) -> Exclusion:
+        if (self.above is None) == (self.below is None):
+            raise ValueError(f"component {self.component!r} needs one bar: give either `above` or `below`")
+        return self
+
+
 class Dynamic(Section):
     """Weights that follow recent progress: `article` is the step rule, `smooth` the blended one."""
 
@@ -201,11 +222,12 @@ class Dynamic(Section):
 
 
 class Combine(Section):
-    """How the stored components become one score: weights, normalisation, gate, dynamic weights."""
+    """How the stored components become one score: weights, normalisation, gate, exclusions, dynamic weights."""
 
     weights: dict[str, Annotated[float, Field(ge=0)]] = {"difficulty": 1.0}
     normalise: Literal["ecdf", "raw", "z", "robust"] = "ecdf"
     gate: Gate | None = Gate()
+    exclude: list[Exclusion] = []
     dynamic: Dynamic | None = None
 
     @field_validator("weights")
@@ -217,7 +239,10 @@ class Combine(Section):
 
 
 class Rank(Section):
-    """Cross-fitting of the proxies (`folding_sort`) or the spec's own checkpoint (`score`), and the combination."""
+    """Cross-fitting of the proxies (`folding_sort`) or the spec's own checkpoint (`score`), and the combination.
+
+    `extent: kept` ranks only what the selection keeps, for corpora where a rank of every example is not needed.
+    """
 
     method: Literal["folding_sort", "score"] = "folding_sort"
     folds: Annotated[int, Field(ge=2)] = 5
@@ -225,6 +250,7 @@ class Rank(Section):
     proxy: Recipe = Recipe()
     max_proxy_examples: Positive = 200_000
     combine: Combine = Combine()
+    extent: Literal["all", "kept"] = "all"
 
 
 class Quotas(Section):
@@ -234,41 +260,149 @@ class Quotas(Section):
     at_least: Annotated[int, Field(ge=0)] = 0
 
 
-class Select(Section):
-    """How many of the ranked examples are kept: a share, a number, or all above a score."""
+class Sample(Section):
+    """Draw the examples by chance in place of cutting: the higher the score, the likelier an example is kept.
 
-    method: Literal["ratio", "top_k", "threshold"] = "ratio"
+    The weight of an example is exp(z / temperature), z its score in standard deviations.
+    """
+
+    method: Literal["poisson", "priority", "gumbel"]
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+
+
+class Strata(Section):
+    """Keep examples of every stratum of the score, the share `hardest` of the highest scores aside (CCS)."""
+
+    count: Positive = 50
+    hardest: Fraction = 0.1
+
+
+class Select(Section):
+    """How many of the ranked examples are kept: a share, a number, all above a score, or a number of tokens.
+
+    With `sample` or `strata` that number is not the highest ones.
+    """
+
+    method: Literal["ratio", "top_k", "threshold", "token_budget"] = "ratio"
     value: float = 0.3
     quotas: Quotas | None = None
+    sample: Sample | None = None
+    strata: Strata | None = None
+
+    @model_validator(mode="after")
+    def _one_way_to_keep(self) -> Select:
+        ways = [name for name in ("quotas", "sample", "strata") if getattr(self, name) is not None]
+        if len(ways) > 1:
+            raise ValueError(f"{' and '.join(ways)} exclude each other: keep one")
+        if ways and self.method in ("threshold", "token_budget"):
+            need = "needs" if ways[0] == "sample" else "need"
+            raise ValueError(f"{ways[0]} {need} method ratio or top_k: a {self.method} fixes no number to share")
+        return self
 
     @model_validator(mode="after")
     def _value_fits(self) -> Select:
         if self.method == "ratio" and not 0 < self.value <= 1:
             raise ValueError(f"value {self.value} must lie in (0, 1] when method is ratio, for example 0.3")
-        if self.method == "top_k" and (self.value < 1 or self.value != int(self.value)):
-            raise ValueError(f"value {self.value} must be a whole number of at least 1 when method is top_k")
-        if self.method == "threshold" and self.quotas is not None:
-            raise ValueError("quotas need method ratio or top_k: a threshold fixes no number to share")
+        if self.method in ("top_k", "token_budget") and (self.value < 1 or self.value != int(self.value)):
+            raise ValueError(f"value {self.value} must be a whole number of at least 1 when method is {self.method}")
         return self
 
 
-class Order(Section):
-    """The order of the selected examples within an epoch; later epochs repeat it or reshuffle."""
+ORDERS = Literal["folding", "zigzag", "segment", "stair", "saw", "sorted", "shuffled"]
+# What the authors of each order use (DELT, arXiv 2506.21545; its successors, arXiv 2605.30334).
+ORDER_DEFAULTS: dict[str, dict[str, float]] = {
+    "folding": {"layers": 3},
+    "zigzag": {"layers": 5},
+    "segment": {"front": 0.1, "back": 0.1},
+    "stair": {"layers": 3, "sections": 2, "reach": 0.225},
+    "saw": {"layers": 2, "sections": 3, "reach": 0.075},
+}
 
-    method: Literal["folding", "sorted", "shuffled"] = "folding"
-    layers: Positive = 3
+
+class Order(Section):
+    """The order of the selected examples within an epoch; later epochs repeat it or reshuffle.
+
+    `layers`, `sections` and `reach` are filled in with what the method's authors use, and refused where the method has
+    no use for them.
+    """
+
+    method: ORDERS = "folding"
+    layers: Positive | None = None
+    sections: Annotated[int, Field(ge=2)] | None = None
+    reach: Annotated[float, Field(gt=0, le=0.5)] | None = None
+    front: Fraction | None = None
+    back: Fraction | None = None
+    window: Positive = 1
+    descending: bool = False
     later_epochs: Literal["same", "shuffled"] = "shuffled"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_method(cls, raw: Any) -> Any:
+        if not isinstance(raw, dict):
+            return raw
+        method = raw.get("method", "folding")
+        if method not in get_args(ORDERS):
+            return raw  # the field itself tells what is wrong
+        own = ORDER_DEFAULTS.get(method, {})
+        for name in ("layers", "sections", "reach", "front", "back"):
+            if raw.get(name) is not None and name not in own:
+                users = ", ".join(method for method, names in ORDER_DEFAULTS.items() if name in names)
+                raise ValueError(f"{name} is for {users}: drop it, or choose one of these methods")
+        return raw | {name: value for name, value in own.items() if raw.get(name) is None}
+
+    @model_validator(mode="after")
+    def _segments_fit(self) -> Order:
+        if (self.front or 0.0) + (self.back or 0.0) > 1:
+            raise ValueError("front and back are more than everything: let them add up to at most 1")
+        return self
+
+
+class Lora(Section):
+    """Low-rank adapters of a language model learn in place of its weights; `merge` writes the sum as a plain model."""
+
+    rank: Positive = 8
+    alpha: Annotated[float, Field(gt=0)] = 16.0
+    dropout: Fraction = 0.0
+    targets: list[str] | Literal["all-linear"] = "all-linear"
+    merge: bool = True
+
+
+class EarlyStop(Section):
+    """Stop after so many evaluations in a row that improve the loss by less than `least`."""
+
+    patience: Positive = 3
+    least: Annotated[float, Field(ge=0)] = 0.0
+
+
+class Track(Section):
+    """Where metrics go besides the console: TensorBoard files in the run directory, an MLflow server or folder."""
+
+    tensorboard: bool = False
+    mlflow: str | None = None
 
 
 class Train(Section):
-    """Final training with Ray Train: the selection and its baselines, at equal optimiser steps, over several seeds."""
+    """Final training with Ray Train: the selection and its baselines, at equal optimiser steps, over several seeds.
 
-    workers: Positive = 1
+    The global batch is `recipe.batch_size` examples whatever the number of `workers`, which may be a range
+    `[least, most]` that follows the cluster. `micro_batch` is the most that a worker takes in one pass.
+    """
+
+    workers: Positive | tuple[Positive, Positive] = 1
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    precision: Literal["float32", "float64", "bfloat16", "float16"] = "float32"
+    micro_batch: Positive | None = None
     recipe: Recipe = Recipe()
+    lora: Lora | None = None
     baselines: list[Literal["random", "full"]] = ["random", "full"]
     seeds: list[int] = [0, 1, 2, 3, 4]
+    evaluate_every: Positive | None = None
+    early_stop: EarlyStop | None = None
+    keep_best: Positive | None = None
     checkpoint_every: Positive = 200
     max_failures: Annotated[int, Field(ge=0)] = 3
+    track: Track = Track()
 
     @field_validator("seeds")
     @classmethod
@@ -277,13 +411,32 @@ class Train(Section):
             raise ValueError("needs at least one seed, each once")
         return value
 
+    def lasting(self) -> dict[str, Any]:
+        """What the result depends on: not on how many workers it was computed, nor who watched."""
+        return self.model_dump(mode="json", exclude={"workers", "max_failures", "track"})
+
+    @property
+    def fewest(self) -> int:
+        """The least number of workers."""
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @property
+    def most(self) -> int:
+        """The greatest number of workers."""
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
+
     @model_validator(mode="after")
-    def _a_row_for_every_worker(self) -> Train:
-        if self.workers > self.recipe.batch_size:
+    def _workers_fit(self) -> Train:
+        if self.fewest > self.most:
+            raise ValueError(f"workers {list(cast(tuple[int, int], self.workers))} must be [least, most]")
+        if self.most > self.recipe.batch_size:
             raise ValueError(
-                f"workers {self.workers} is more than recipe.batch_size {self.recipe.batch_size}: "
+                f"workers {self.most} is more than recipe.batch_size {self.recipe.batch_size}: "
                 "every worker needs at least one row of a batch"
             )
+        for name in ("early_stop", "keep_best"):
+            if getattr(self, name) is not None and self.evaluate_every is None:
+                raise ValueError(f"{name} looks at evaluations: set evaluate_every")
         return self
 
 
@@ -372,11 +525,22 @@ class RunConfig(Section):
         wanted = {f"rank.combine.weights.{name}": name for name in self.rank.combine.weights}
         if self.rank.combine.gate is not None:
             wanted["rank.combine.gate.component"] = self.rank.combine.gate.component
+        for index, exclusion in enumerate(self.rank.combine.exclude):
+            wanted[f"rank.combine.exclude.{index}.component"] = exclusion.component
         for field, name in wanted.items():
             if name not in columns:
                 near = difflib.get_close_matches(name, columns, 1)
                 hint = f"did you mean {near[0]!r}?" if near else f"the scorers give {', '.join(columns)}"
                 raise ValueError(f"{field}: no scorer of this spec gives the component {name!r}: {hint}")
+        return self
+
+    @model_validator(mode="after")
+    def _a_token_budget_needs_tokens(self) -> RunConfig:
+        if self.select.method == "token_budget" and self.model.kind != "causal_lm":
+            raise ValueError(
+                f"select.method token_budget counts tokens, and model.kind {self.model.kind} has none: "
+                "use ratio or top_k, or a causal_lm"
+            )
         return self
 
     def resolved(self) -> dict[str, Any]:

@@ -34,6 +34,13 @@ LEAST: dict[str, Any] = {"name": "a", "corpus": {"source": "builtin://digits"}, 
         ({"rank": {"combine": {"weights": {"difficulty": -1}}}}, "rank.combine.weights.difficulty"),
         ({"rank": {"combine": {"weights": {}}}}, "needs at least one component with a weight above 0"),
         ({"rank": {"combine": {"gate": {"component": "x"}}}}, "rank.combine.gate.component: no scorer"),
+        ({"order": {"method": "segment", "layers": 3}}, "order: layers is for folding, zigzag, stair, saw: drop it"),
+        ({"order": {"sections": 2}}, "order: sections is for stair, saw: drop it, or choose one of these methods"),
+        ({"order": {"method": "sorted", "front": 0.1}}, "order: front is for segment: drop it"),
+        ({"order": {"method": "segment", "front": 0.6, "back": 0.5}}, "let them add up to at most 1"),
+        ({"order": {"method": "saw", "sections": 1}}, "order.sections"),
+        ({"order": {"method": "stair", "reach": 0.6}}, "order.reach"),
+        ({"order": {"window": 0}}, "order.window"),
         ({"train": {"workers": 64}}, "workers 64 is more than recipe.batch_size 32"),
         ({"train": {"seeds": [1, 1]}}, "train.seeds: needs at least one seed, each once"),
         ({"train": {"recipe": {"steps": 5, "epochs": 5}}}, "give either `epochs` or `steps`, not both"),
@@ -63,6 +70,32 @@ def test_a_wrong_field_is_named_with_its_cure(change: dict[str, Any], message: s
 def test_a_resolved_spec_validates_to_itself() -> None:
     config = validate(LEAST)
     assert validate(config.resolved()) == config
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("folding", {"layers": 3}),
+        ("zigzag", {"layers": 5}),
+        ("segment", {"front": 0.1, "back": 0.1}),
+        ("stair", {"layers": 3, "sections": 2, "reach": 0.225}),
+        ("saw", {"layers": 2, "sections": 3, "reach": 0.075}),
+        ("sorted", {}),
+        ("shuffled", {}),
+    ],
+)
+def test_an_order_is_filled_in_with_the_options_of_its_method(method: str, options: dict[str, float]) -> None:
+    config = validate(LEAST | {"order": {"method": method}})
+    rest = {"method": method, "window": 1, "descending": False, "later_epochs": "shuffled"}
+    assert config.order.model_dump(exclude_none=True) == rest | options
+    assert validate(config.resolved()) == config
+
+
+def test_another_method_keeps_the_layers_that_the_spec_names(tmp_path: Path) -> None:
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(yaml.safe_dump(LEAST | {"order": {"method": "folding", "layers": 3}}))
+    order = load(spec, ["order.method=zigzag"]).order
+    assert (order.method, order.layers) == ("zigzag", 3)
 
 
 def test_the_quickstart_is_valid() -> None:
@@ -113,3 +146,4 @@ def test_the_json_schema_knows_every_section_and_scorer() -> None:
     schema = json_schema()
     assert set(LEAST) <= set(schema["properties"])
     assert "score_consistency" in schema["$defs"]
+    assert {"zigzag", "saw"} <= set(schema["$defs"]["Order"]["properties"]["method"]["enum"])
