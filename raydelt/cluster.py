@@ -153,6 +153,11 @@ def _user_error(error: BaseException | None) -> RaydeltError | None:
         seen.add(id(error))
         if isinstance(error, RaydeltError) and not isinstance(error, RayTaskError):
             return error
+        # The errors of a worker group lie beside it, one for each worker that failed.
+        failures = getattr(error, "worker_failures", {}).values()
+        told = next(filter(None, map(_user_error, failures)), None)
+        if told is not None:
+            return told
         error = getattr(error, "cause", None) or error.__cause__ or error.__context__
     return None
 
@@ -178,6 +183,18 @@ def parallel(
             for index, call in itertools.islice(waiting, 1):
                 flying[remote.remote(*call)] = index
     return results
+
+
+def scatter(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], outputs: int, *, label: str) -> list[Any]:
+    """References [calls][outputs] to the results of every `function(*call)`, which stay in the object store."""
+    remote = ray.remote(function).options(num_returns=outputs, max_retries=TASK_RETRIES, name=label)
+    return [remote.remote(*call) for call in calls]
+
+
+def fetched(references: Sequence[Any]) -> list[Any]:
+    """What the references stand for, brought to the driver."""
+    with plain_errors():
+        return list(ray.get(list(references)))
 
 
 def actor_map(

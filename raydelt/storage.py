@@ -129,10 +129,14 @@ class Store:
         with self.fs.open(self.path(name), "rb") as file:
             return pq.read_table(file, columns=list(columns) if columns else None)
 
-    def write_table(self, name: str, table: pa.Table) -> Part:
-        """Put one Parquet file atomically; the same table gives the same bytes."""
+    def write_table(self, name: str, table: pa.Table, *, plain: Sequence[str] = ()) -> Part:
+        """Put one Parquet file atomically; the same table gives the same bytes.
+
+        `plain` names columns whose values hardly repeat, such as ids: a dictionary of them costs time and saves none.
+        """
         buffer = io.BytesIO()
-        pq.write_table(table, buffer, compression="zstd")
+        dictionary = [name for name in table.column_names if name not in plain]
+        pq.write_table(table, buffer, compression="zstd", use_dictionary=dictionary if plain else True)
         return self.put(name, buffer.getvalue(), rows=table.num_rows)
 
     def put(self, name: str, data: bytes, *, rows: int = 0) -> Part:

@@ -2,7 +2,7 @@
 
 The selection's file i holds the kept rows of the ranking's file i, so the two are joined by rank within the file. Two
 passes (range of the score, then counts and sums); the states are bins and class counts and are added in the order of
-the files. Memory of a task: one file of the ranking.
+the files. Memory of a task: one file of the ranking. A ranking of kept examples alone says nothing of those left.
 
     noise at the cut = share of the kept set with |score - cut| <= its own standard error
 
@@ -11,6 +11,7 @@ Caution: with quotas every class has a cut of its own; `cut` is the lowest of th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,20 +35,29 @@ class View:
     cut: float | None
     kept: int
     classes: int
+    whole: bool = True
 
     @property
     def position_bins(self) -> int:
         return max(1, min(POSITION_BINS, self.kept))
 
 
-def describe(run: Store, ranking: Manifest, selection: Manifest, classes: int) -> dict[str, Any]:
-    """The ranking's and selection's figures as plain data."""
+def describe(
+    run: Store, ranking: Manifest, selection: Manifest, classes: int, *, corpus: Sequence[int] | None = None
+) -> dict[str, Any]:
+    """The ranking's and selection's figures as plain data.
+
+    `corpus` counts the corpus's classes [C] where the ranking does not hold all examples.
+    """
     files = [part.file for part in ranking.parts]
     ranges = cluster.parallel(score_range, [(run, file) for file in files], label="report: score range")
-    view = View(bin_edges(ranges), selection.facts["cut_score"], selection.rows, classes)
+    view = View(bin_edges(ranges), selection.facts["cut_score"], selection.rows, classes, corpus is None)
     pairs = zip(files, (part.file for part in selection.parts), strict=True)
     counted = cluster.parallel(count, [(run, a, b, view) for a, b in pairs], label="report: ranking")
-    return summed(counted, view)
+    found = summed(counted, view)
+    if corpus is not None:
+        found["classes"]["corpus"] = list(corpus)
+    return found
 
 
 def score_range(run: Store, file: str) -> Range:
@@ -128,4 +138,4 @@ def _noise_at_cut(total: dict[str, Array], view: View) -> dict[str, Any] | None:
     # The cut's own bin holds the cut example itself, so it is empty only where that one has no error.
     width = float(total["se_sum"][at] / total["known"][at]) if total["known"][at] else None
     kept, left = (int(n) for n in total["near"])
-    return {"kept": kept, "left": left, "share": kept / max(view.kept, 1), "width": width}
+    return {"kept": kept, "left": left if view.whole else None, "share": kept / max(view.kept, 1), "width": width}

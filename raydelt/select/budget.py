@@ -1,6 +1,6 @@
 """How many examples are kept, over all and per class. Pure functions of counts.
 
-    ratio:  k = max(1, round(value n))         top_k: k = value
+    ratio:  k = max(1, round(value n)) of n eligible examples         top_k: k = value
     proportional quotas: k_c = k n_c / n       balanced: k_c = k / C, capped by n_c and the rest shared out again
 
 Fractions are settled by largest remainder (ties to the lower class), so that the quotas sum to k exactly.
@@ -17,14 +17,21 @@ from raydelt.errors import SpecError
 from raydelt.scorers.protocol import Array
 
 
-def kept(select: Select, n: int) -> int:
-    """The number of examples to keep of n, for ratio and top_k.
+def kept(select: Select, n: int, *, excluded: int = 0) -> int:
+    """The number of examples to keep of n eligible ones, for ratio and top_k; `excluded` more are not eligible.
 
     Raises:
-        SpecError: top_k asks for more than there are.
+        SpecError: top_k asks for none, or for more than there are.
     """
     if select.method == "ratio":
         return max(1, min(n, int(np.floor(select.value * n + 0.5))))
+    if select.value < 1:
+        raise SpecError(f"select.value {select.value:g} keeps nothing: use at least 1")
+    if select.value > n and excluded:
+        raise SpecError(
+            f"select.value {select.value:g} is more than the {n} examples that rank.combine.exclude leaves of "
+            f"{n + excluded}: use at most {n}, or exclude fewer"
+        )
     if select.value > n:
         raise SpecError(f"select.value {select.value:g} is more than the {n} ranked examples: use at most {n}")
     return int(select.value)

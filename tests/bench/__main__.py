@@ -5,7 +5,17 @@ from __future__ import annotations
 import importlib
 import sys
 
-BENCHES = ("label_noise", "quickstart", "gradients", "pipeline", "lm_gradients", "lqs", "lm_quality")
+BENCHES = (
+    "label_noise",
+    "quickstart",
+    "gradients",
+    "pipeline",
+    "lm_gradients",
+    "lqs",
+    "lm_quality",
+    "rank",
+    "ordered",
+)
 
 
 def main(names: list[str]) -> None:
