@@ -94,6 +94,32 @@ def show(
 
 
 @app.command()
+def verify(
+    output: Annotated[str, typer.Argument(metavar="RUN", help="A run directory.")], as_json: Json = False
+) -> None:
+    """Replay the training order of a run, and check that every training was fed exactly that."""
+    from raydelt import cluster
+    from raydelt.errors import InputError
+    from raydelt.report import console
+    from raydelt.rundir import config_of
+    from raydelt.storage import Store, absolute
+    from raydelt.train.verify import verify as replay
+
+    store = Store(absolute(output))
+    config = config_of(store)
+    with cluster.connected(config.cluster):
+        verdicts = replay(config, store)
+    if as_json:
+        typer.echo(json.dumps([verdict.__dict__ | {"accepted": verdict.accepted} for verdict in verdicts], indent=2))
+    else:
+        console.show_verdicts(verdicts)
+    refused = [verdict for verdict in verdicts if not verdict.accepted]
+    if refused:
+        first = refused[0]
+        raise InputError(f"the training of {first.arm} (seed {first.seed}) is refused: {first.problem}")
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON schema of a spec, for editors."""
     from raydelt.specfile import json_schema

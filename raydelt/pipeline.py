@@ -119,10 +119,20 @@ def _flow(run: Run) -> Any:
     )
     yield
     history = proxies.facts["history"] if proxies else []
+    only = config.select if rank.extent == "kept" else None
+    tokens = run.manifests["tokens"] if config.select.method == "token_budget" else None
     ranking = run.stage(
         "ranking",
-        [scores.fingerprint, c["rank"]["combine"], history],
-        lambda stage: rank_scores(rank.combine, corpus, scores, history, stage),
+        [
+            scores.fingerprint,
+            c["rank"]["combine"],
+            history,
+            c["select"] if only else None,
+            tokens.fingerprint if tokens else None,
+        ],
+        lambda stage: rank_scores(
+            rank.combine, corpus, scores, history, stage, seed=config.seed, only=only, tokens=tokens
+        ),
     )
     yield
     selection = run.stage(
@@ -133,23 +143,23 @@ def _flow(run: Run) -> Any:
         ),
     )
     yield
-    arms = _arms(config)
+    arms, tokens = _arms(config), run.manifests.get("tokens")
     ordered = run.stage(
         "ordered",
         [selection.fingerprint, [arm.__dict__ for arm in arms]],
-        lambda stage: order_examples(corpus, selection, arms, stage, seed=config.seed),
+        lambda stage: order_examples(corpus, tokens, selection, arms, stage, seed=config.seed),
     )
     yield
     trained = run.stage(
         "model",
         [
             ordered.fingerprint,
-            c["model"],
-            c["train"],
+            _own_models(config) if tokens else c["model"],
+            config.train.lasting(),
             c["order"]["later_epochs"],
-            [part.digest for part in corpus.sides["test"]],
+            [part.digest for kind in ("test", "validation") for part in (tokens or corpus).sides.get(kind, [])],
         ],
-        lambda stage: train_and_compare(config, corpus, ordered, stage),
+        lambda stage: train_and_compare(config, corpus, tokens, ordered, stage),
     )
     yield
     run.stage(

@@ -9,30 +9,50 @@ from raydelt.config import HeldOut, RunConfig
 from raydelt.errors import SpecError
 from raydelt.scorers.lqs import LqsConfig
 from raydelt.scorers.protocol import Need
+from raydelt.train import track
 
 
 def check(config: RunConfig, stages: Sequence[str]) -> None:
     """Refuse before anything is read what these stages could not do."""
     language = config.model.kind == "causal_lm"
-    if language and "model" in stages:
-        raise SpecError("training a causal_lm is not there yet: stop before it with `raydelt order`")
     if language and config.rank.method == "folding_sort":
         raise SpecError("rank.method folding_sort trains classifiers: set rank.method to score for a causal_lm")
     if "selection" in stages and config.select.quotas is not None and not config.corpus.labelled:
         raise SpecError("select.quotas needs classes: set corpus.label_column, or drop the quotas")
-    if "model" in stages and not config.corpus.labelled:
+    if "model" in stages and not language and not config.corpus.labelled:
         raise SpecError(
             "training a classifier needs labels: set corpus.label_column or label_from_folder, "
             "or stop before training with `raydelt order`"
         )
-    if "model" in stages and config.corpus.test.source is None and config.corpus.test.fraction == 0:
-        raise SpecError("corpus.test leaves no test split: give corpus.test.fraction or corpus.test.source")
+    if "model" in stages:
+        _check_training(config)
     if config.model.factory is not None:
         from raydelt.models.classifier import load_factory
 
         load_factory(config.model.factory)
     for index, spec in enumerate(config.score):
         _check_scorer(config, f"score.{index}: {spec.kind}", spec.build().needs)
+
+
+def _check_training(config: RunConfig) -> None:
+    """Refuse a training that this spec or machine cannot give."""
+    spec, language = config.train, config.model.kind == "causal_lm"
+    if config.corpus.test.source is None and config.corpus.test.fraction == 0:
+        raise SpecError("corpus.test leaves no test split: give corpus.test.fraction or corpus.test.source")
+    if spec.evaluate_every is not None and config.corpus.validation == HeldOut():
+        raise SpecError(
+            "train.evaluate_every looks at the validation split: set corpus.validation.fraction or "
+            "corpus.validation.source"
+        )
+    if spec.lora is not None and not language:
+        raise SpecError("train.lora is for language models: set model.kind to causal_lm, or drop it")
+    if language and len(config.model.paths) > 1:
+        raise SpecError(f"training starts from one model, and model.path lists {len(config.model.paths)}: give one")
+    if language and config.model.adapter is not None:
+        raise SpecError("training starts from a plain model: merge model.adapter into it, or use train.lora")
+    if spec.precision == "float16" and config.cluster.actors.num_gpus == 0:
+        raise SpecError("train.precision float16 needs GPUs: use bfloat16, or set cluster.actors.num_gpus")
+    track.check(spec.track, local="://" not in config.output)
 
 
 def _check_scorer(config: RunConfig, name: str, needs: frozenset[Need]) -> None:
@@ -60,7 +80,7 @@ def require(config: RunConfig) -> None:
     actors = config.cluster.actors
     cluster.require("GPU", actors.num_gpus * actors.min, "cluster.actors (num_gpus x min)")
     cluster.require("CPU", actors.num_cpus * actors.min, "cluster.actors (num_cpus x min)")
-    cluster.require("CPU", config.train.workers, "train.workers")
+    cluster.require("CPU", config.train.fewest, "train.workers")
     for spec in config.score:
         if isinstance(spec, LqsConfig):
             cluster.require("CPU", spec.workers, "score.lqs.workers")

@@ -52,6 +52,17 @@ def claim(store: Store, config: RunConfig) -> None:
     store.write_json(SPEC, config.resolved())
 
 
+def config_of(store: Store) -> RunConfig:
+    """The spec of the run that holds a place.
+
+    Raises:
+        InputError: there is no run.
+    """
+    if not store.exists(SPEC):
+        raise InputError(f"{store.root!r} holds no raydelt run: give the `output` of a spec")
+    return RunConfig.model_validate(store.read_json(SPEC))
+
+
 def _identity(spec: dict[str, Any]) -> dict[str, Any]:
     """The fields that say which run this is."""
     return {"name": spec["name"], "seed": spec["seed"], "corpus.source": spec["corpus"]["source"]}

@@ -57,7 +57,7 @@ class CausalLM:
         """Rows by falling length, in groups whose padded tokens fit `budget` bytes."""
         lengths = np.asarray(batch.column(TOKENS).value_lengths())[rows]
         order = rows[np.lexsort((rows, -lengths))]
-        room = max(1.0, budget / self._bytes_per_token())
+        room = self.tokens_within(budget)
         groups: list[list[int]] = []
         widest = 0
         for row, length in zip(order.tolist(), -np.sort(-lengths), strict=True):
@@ -71,7 +71,11 @@ class CausalLM:
         """Ids and targets of these documents, one a row; else with the positions [n, L] that each one consists of."""
         tokens, starts = batch.column(TOKENS), batch.column(LOSS_FROM)
         documents = [np.asarray(tokens[int(row)].values, np.int64) for row in rows]
-        targets = [_targets(ids, starts[int(row)].as_py()) for ids, row in zip(documents, rows, strict=True)]
+        return self.laid_out(documents, [starts[int(row)].as_py() for row in rows])
+
+    def laid_out(self, documents: Sequence[Array], starts: Sequence[int]) -> tuple[dict[str, Tensor], Tensor | None]:
+        """The same from the ids of each document and its first target."""
+        targets = [_targets(ids, start) for ids, start in zip(documents, starts, strict=True)]
         long = any(len(ids) > self.context for ids in documents)
         if not long and not self.packed:
             tensors = {"ids": _padded(documents, 0), "targets": _padded(targets, IGNORED)}
@@ -83,6 +87,12 @@ class CausalLM:
     @staticmethod
     def losses(forward: Callable[..., Any], tensors: Mapping[str, Tensor]) -> Tensor:
         """Mean loss [n] of each document's target tokens; 0 for one without any."""
+        sums, counts = CausalLM.summed_losses(forward, tensors)
+        return sums / counts.clamp(min=1)
+
+    @staticmethod
+    def summed_losses(forward: Callable[..., Any], tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Summed loss [n] of each document's target tokens, and their number [n]."""
         options: dict[str, Any] = {"use_cache": False}
         if "segments" in tensors:
             segments, places = tensors["segments"], tensors["places"]
@@ -97,9 +107,13 @@ class CausalLM:
         ).reshape(targets.shape)
         counted = (targets != IGNORED).to(each.dtype)
         if "owner" not in tensors:
-            return each.sum(1) / counted.sum(1).clamp(min=1)
+            return each.sum(1), counted.sum(1)
         owner, zeros = tensors["owner"].flatten(), each.new_zeros(len(tensors["documents"]))
-        return zeros.index_add(0, owner, each.flatten()) / zeros.index_add(0, owner, counted.flatten()).clamp(min=1)
+        return zeros.index_add(0, owner, each.flatten()), zeros.index_add(0, owner, counted.flatten())
+
+    def tokens_within(self, budget: int) -> float:
+        """Padded tokens whose activations fit `budget` bytes, at least one."""
+        return max(1.0, budget / self._bytes_per_token())
 
     def _bytes_per_token(self) -> float:
         if self._token_bytes is None:

@@ -27,6 +27,7 @@ from raydelt.errors import InputError, RaydeltError, SpecError
 from raydelt.examples import LABEL, UInt64Array, column_of, features_of, shuffled
 from raydelt.gradients.layers import accumulable
 from raydelt.gradients.memory import bytes_per_row, rows_within
+from raydelt.models.recipe import clip, optimizer, set_rate
 from raydelt.scorers.protocol import Array
 
 
@@ -205,15 +206,6 @@ _NETWORKS: dict[str, Callable[[ModelSpec, tuple[int, ...], int], nn.Module]] = {
 }
 
 
-def optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """The optimiser that a recipe names, over all parameters of the model."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    if recipe.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
-    kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
-    return kind(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
-
-
 def fit(
     model: Classifier,
     x: Array,
@@ -231,17 +223,19 @@ def fit(
         own_fit(model.standardise(inputs), labels)
         return
     optimiser = optimizer(model, recipe)
-    remaining, epoch = recipe.total_steps(len(x)), 0
+    steps, done, epoch = recipe.total_steps(len(x)), 0, 0
     model.train()
-    while remaining > 0:
+    while done < steps:
         order = torch.from_numpy(shuffled(keys, seed, "epoch", epoch))
-        for start in range(0, len(order), recipe.batch_size)[:remaining]:
+        for start in range(0, len(order), recipe.batch_size)[: steps - done]:
             batch = order[start : start + recipe.batch_size]
             optimiser.zero_grad(set_to_none=True)
             loss = nn.functional.cross_entropy(model(inputs[batch]), labels[batch])
             torch.autograd.backward(loss)
+            clip(model.parameters(), recipe)
+            set_rate(optimiser, recipe, done, steps)
             optimiser.step()
-            remaining -= 1
+            done += 1
         if after_epoch is not None:
             after_epoch(epoch)
             model.train()

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from raydelt.errors import InputError
-from raydelt.report.wording import MINUS, duration, interval, mean, percent, points
+from raydelt.report.wording import METRICS, MINUS, duration, mean, percent
 from raydelt.rundir import RECORD
 from raydelt.storage import Store, read_manifest
+
+if TYPE_CHECKING:
+    from raydelt.train.verify import Verdict
 
 
 def result(store: Store) -> dict[str, Any]:
@@ -51,16 +55,25 @@ def show(store: Store, *, unchanged: bool = False) -> None:
         print(f"  {name:{width}}  {text}")
 
 
+def show_verdicts(verdicts: Sequence[Verdict]) -> None:
+    """Print what the replay of every training found."""
+    for verdict in verdicts:
+        told = "accepted" if verdict.accepted else f"refused: {verdict.problem}"
+        print(f"{verdict.arm:10} seed {verdict.seed:<6} {verdict.steps:>8} steps   {told}")
+
+
 def lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
     """What matters of a summary, as names and texts."""
     selection, training, cost = summary["selection"], summary["training"], summary["cost"]
     share = percent(selection["kept"] / selection["of"], 1)
     rows = [("kept", f"{selection['kept']} of {selection['of']} examples ({share})")]
     rows += _found(summary["detection"])
-    for arm, values in training["accuracy"].items():
-        rows.append((f"accuracy, {arm}", f"{percent(mean(values))} ({_seeds(len(values))})"))
+    metric = METRICS[training["metric"]]
+    for arm, values in training["values"].items():
+        rows.append((f"{training['metric']}, {arm}", f"{metric.value(mean(values))} ({_seeds(len(values))})"))
     for arm, d in training["differences"].items():
-        rows.append((f"selected - {arm}", f"{points(d['mean'])} points, {interval(d)}: {d['verdict']}"))
+        told = f"{metric.change(d['mean'])} {metric.of_differences}, {metric.interval(d)}: {d['verdict']}"
+        rows.append((f"selected - {arm}", told))
     rows.append(("choosing", f"{duration(cost['scoring'])} (everything between corpus and selection)"))
     count = f"{cost['trainings']} trainings of {training['steps']} steps"
     rows.append(("training", f"{duration(cost['training'])} ({count}, {duration(cost['one_training'])} each)"))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raydelt.report.svg import ROLES, axes, drawn, label, style
+from raydelt.report.wording import Metric
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,22 +38,28 @@ class Chart:
     caption: str
 
 
-def differences_chart(differences: Mapping[str, Mapping[str, Any]]) -> Chart:
-    """Paired differences of test accuracy with their intervals, beside zero."""
+def differences_chart(differences: Mapping[str, Mapping[str, Any]], metric: Metric) -> Chart:
+    """Paired differences of a metric with their intervals, beside zero."""
     with style():
         figure, ax = axes(6.2, 0.75 + 0.42 * len(differences))
         for row, (arm, d) in enumerate(differences.items()):
-            mean = 100 * d["mean"]
+            mean = metric.scale * d["mean"]
             colour, _, marker = _look(arm)
             if d["low"] is not None:
-                ax.plot([100 * d["low"], 100 * d["high"]], [row, row], color=colour, lw=3, solid_capstyle="butt")
+                ax.plot(
+                    [metric.scale * d["low"], metric.scale * d["high"]],
+                    [row, row],
+                    color=colour,
+                    lw=3,
+                    solid_capstyle="butt",
+                )
             ax.plot([mean], [row], marker, color=colour, ms=8)
         ax.axvline(0, color=ROLES["ink"], lw=1)
         ax.set_yticks(range(len(differences)), [f"selected − {arm}" for arm in differences])
         ax.set_ylim(len(differences) - 0.5, -0.5)
         ax.margins(x=0.08)
         ax.grid(axis="y", visible=False)
-        ax.set_xlabel("difference of test accuracy (percentage points)")
+        ax.set_xlabel(f"difference of {metric.name} ({metric.of_differences})")
         told = "; ".join(f"selected minus {arm}: {d['verdict']}" for arm, d in differences.items())
         return Chart(
             drawn(figure, name="differences", alt=f"Paired differences with intervals. {told}."),
@@ -93,10 +100,10 @@ def _aligned(curves: Sequence[Sequence[Sequence[float]]]) -> tuple[Any, Any]:
     return steps, np.array(losses)
 
 
-def accuracy_chart(accuracy: Mapping[str, Sequence[float]]) -> Chart:
-    """Test accuracy of every seed by arm; lines join the runs of one seed."""
-    arms = list(accuracy)
-    values = 100 * np.array([accuracy[arm] for arm in arms], np.float64)
+def values_chart(found: Mapping[str, Sequence[float]], metric: Metric) -> Chart:
+    """The metric of every seed by arm; lines join the runs of one seed."""
+    arms = list(found)
+    values = metric.scale * np.array([found[arm] for arm in arms], np.float64)
     places = np.arange(len(arms))
     seeds = values.shape[1]
     with style():
@@ -110,11 +117,12 @@ def accuracy_chart(accuracy: Mapping[str, Sequence[float]]) -> Chart:
         ax.set_xticks(places, arms)
         ax.set_xlim(-0.5, len(arms) - 0.5)
         ax.grid(axis="x", visible=False)
-        ax.set_ylabel("test accuracy (%)")
-        means = ", ".join(f"{arm} {mean:.2f} %" for arm, mean in zip(arms, values.mean(axis=1), strict=True))
+        ax.set_ylabel(f"{metric.name} ({metric.unit})")
+        means = ", ".join(f"{arm} {metric.value(float(np.mean(found[arm])))}" for arm in arms)
+        name = metric.name.capitalize()
         return Chart(
-            drawn(figure, name="accuracy", alt=f"Test accuracy of {seeds} seed(s) by arm. Means: {means}."),
-            "Test accuracy after training: a point per seed, a bar at the mean, a line through the runs of one seed.",
+            drawn(figure, name="values", alt=f"{name} of {seeds} seed(s) by arm. Means: {means}."),
+            f"{name} after training: a point per seed, a bar at the mean, a line through the runs of one seed.",
         )
 
 
@@ -157,17 +165,18 @@ def ranking_chart(ranked: Mapping[str, Any]) -> Chart:
         _counts_axis(ax)
         ax.set_xlabel("combined score")
         ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-        kept, left, gated = (sum(ranked[key]) for key, _ in groups.values())
-        alt = f"Histogram of the combined score: {kept} kept, {left} not kept, {gated} below the gate."
+        counts = [f"{sum(ranked[key])} {shown}" for key, shown in groups.values() if sum(ranked[key])]
+        alt = f"Histogram of the combined score: {', '.join(counts)}."
         return Chart(drawn(figure, name="ranking", alt=alt), _noise_caption(noise))
 
 
 def _noise_caption(noise: Mapping[str, Any] | None) -> str:
     if noise is None:
         return "No standard error of the score is known, so how sharp the cut is cannot be said."
+    left = "" if noise["left"] is None else f"; so do {noise['left']:,} that were not kept"
     return (
         f"{100 * noise['share']:.1f} % of the kept set ({noise['kept']:,} examples) lie within their own standard "
-        f"error of the cut; so do {noise['left']:,} that were not kept. Another draw of the proxies could swap these. "
+        f"error of the cut{left}. Another draw of the proxies could swap these. "
         "The grey band is one mean standard error of the scores about the cut to either side."
     )
 

@@ -37,6 +37,7 @@ def render(summary: dict[str, Any]) -> str:
         s=summary,
         css=_resource("page.css"),
         sections=_sections(summary),
+        metric=wording.METRICS[summary["training"]["metric"]],
         claim=wording.claim(summary),
         price=wording.price(summary["cost"]),
         charts=_charts(summary, rows),
@@ -70,11 +71,12 @@ def _sections(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _charts(summary: Mapping[str, Any], rows: list[figures.ClassRow]) -> dict[str, Any]:
     """All charts of the page by name."""
     training, ranked = summary["training"], summary["ranked"]
+    metric = wording.METRICS[training["metric"]]
     shown = list(summary["distributions"].items())[:COMPONENTS]
     return {
-        "differences": figures.differences_chart(training["differences"]) if training["differences"] else None,
+        "differences": figures.differences_chart(training["differences"], metric) if training["differences"] else None,
         "curves": figures.curves_chart(training["results"]),
-        "accuracy": figures.accuracy_chart(training["accuracy"]),
+        "values": figures.values_chart(training["values"], metric),
         "components": [
             figures.component_chart(name, histogram, name=f"component-{index}")
             for index, (name, histogram) in enumerate(shown)
@@ -146,8 +148,6 @@ FILTERS: dict[str, Any] = {
     "markup": Markup,
     "mean": wording.mean,
     "percent": wording.percent,
-    "points": wording.points,
-    "interval": wording.interval,
     "duration": wording.duration,
     "count": _count,
     "figures": _figures,

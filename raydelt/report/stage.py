@@ -44,6 +44,7 @@ def summarise(
     corpus, scores = manifests["corpus"], manifests["scores"]
     ranking, selection = manifests["ranking"], manifests["selection"]
     training, classes = manifests["model"].facts, corpus.facts["classes"]
+    per_class = corpus.facts["per_class"] if "decision" in ranking.facts else None
     detection = detect(run, corpus, scores, selection)
     took = _seconds(run, manifests, seconds)
     bad = [part.file for held in (corpus, scores) for part in held.sides.get("quarantine", [])]
@@ -60,8 +61,8 @@ def summarise(
         "training": training,
         "seconds": took,
         "stages": [_stage(name, manifest, took[name]) for name, manifest in manifests.items()],
-        "cost": cost(took, trainings=len(training["results"]), kept=selection.rows, corpus=ranking.rows),
-        "ranked": ranked.describe(run, ranking, selection, len(classes)),
+        "cost": cost(took, trainings=len(training["results"]), kept=selection.rows, corpus=scores.rows),
+        "ranked": ranked.describe(run, ranking, selection, len(classes), corpus=per_class),
         "quarantine": quarantined(run, bad),
         "versions": rundir.versions(),
         **_of_components(config, ScoredParts.of(run, corpus, scores), corpus, scores),

@@ -6,6 +6,7 @@ A difference counts as shown only where its 95 % interval over the seeds leaves 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 MINUS = "\N{MINUS SIGN}"
@@ -17,22 +18,41 @@ def mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
+@dataclass(frozen=True)
+class Metric:
+    """How the values and differences of what arms are compared by are told; `scale` is that of the charts."""
+
+    name: str
+    unit: str
+    of_differences: str
+    scale: float
+    digits: int
+
+    def value(self, value: float) -> str:
+        """`95.64 %` or `3.1234 nats`."""
+        return f"{self.scale * value:.{self.digits}f} {self.unit}"
+
+    def change(self, difference: float) -> str:
+        """A difference with its sign: `+0.35`, `−0.0120`, or `0.00`."""
+        text = f"{self.scale * difference:+.{self.digits}f}"
+        return text[1:] if float(text) == 0 else text.replace("-", MINUS)
+
+    def interval(self, difference: Mapping[str, Any]) -> str:
+        """The interval of a paired difference: `[+0.12, +0.58]`, or that there is none."""
+        if difference["low"] is None:
+            return "one seed, no interval"
+        return f"[{self.change(difference['low'])}, {self.change(difference['high'])}]"
+
+
+METRICS = {
+    "accuracy": Metric("test accuracy", "%", "percentage points", 100.0, 2),
+    "loss": Metric("test loss", "nats", "nats per token", 1.0, 4),
+}
+
+
 def percent(share: float, digits: int = 2) -> str:
     """A share of one as per cent: 0.9564 is `95.64 %`."""
     return f"{100 * share:.{digits}f} %"
-
-
-def points(difference: float) -> str:
-    """A difference of shares in percentage points with its sign: `+0.35`, `−1.20`, or `0.00`."""
-    text = f"{100 * difference:+.2f}"
-    return "0.00" if float(text) == 0 else text.replace("-", MINUS)
-
-
-def interval(difference: Mapping[str, Any]) -> str:
-    """The interval of a paired difference: `[+0.12, +0.58]`, or that there is none."""
-    if difference["low"] is None:
-        return "one seed, no interval"
-    return f"[{points(difference['low'])}, {points(difference['high'])}]"
 
 
 def duration(seconds: float | None) -> str:
@@ -50,22 +70,22 @@ def duration(seconds: float | None) -> str:
 def claim(summary: Mapping[str, Any]) -> str:
     """The run's result in one or two sentences."""
     training = summary["training"]
-    own = training["accuracy"]["selected"]
+    metric, own = METRICS[training["metric"]], training["values"]["selected"]
     seeds = f"mean of {len(own)} seeds" if len(own) > 1 else "one seed"
     text = (
-        f"A model trained on the selection for {training['steps']:,} steps reaches {percent(mean(own))} test accuracy "
-        f"({seeds})."
+        f"A model trained on the selection for {training['steps']:,} steps reaches {metric.value(mean(own))} "
+        f"{metric.name} ({seeds})."
     )
     if not training["differences"]:
         return f"{text} No baseline was trained, so whether the selection helps is not known."
-    said = "; ".join(_comparison(arm, d) for arm, d in training["differences"].items())
+    said = "; ".join(_comparison(metric, arm, d) for arm, d in training["differences"].items())
     return f"{text} {said[0].upper()}{said[1:]}."
 
 
-def _comparison(arm: str, difference: Mapping[str, Any]) -> str:
+def _comparison(metric: Metric, arm: str, difference: Mapping[str, Any]) -> str:
     other, told = SAMPLES.get(arm, arm), difference["verdict"]
-    numbers = f"{points(difference['mean'])} percentage points, "
-    numbers += "one seed" if difference["low"] is None else f"95 % interval {interval(difference)}"
+    numbers = f"{metric.change(difference['mean'])} {metric.of_differences}, "
+    numbers += "one seed" if difference["low"] is None else f"95 % interval {metric.interval(difference)}"
     if told == "no difference shown":
         return f"no difference shown from {other} ({numbers})"
     return f"{told} than {other} ({numbers})"

@@ -24,12 +24,11 @@ class Difference:
     high: float | None
     pairs: int
 
-    @property
-    def verdict(self) -> str:
+    def verdict(self, *, higher_is_better: bool = True) -> str:
         """What may be claimed: `better`, `worse`, or `no difference shown`."""
         if self.low is None or self.high is None or self.low <= 0 <= self.high:
             return "no difference shown"
-        return "better" if self.mean > 0 else "worse"
+        return "better" if (self.mean > 0) == higher_is_better else "worse"
 
 
 def paired(a: Sequence[float], b: Sequence[float]) -> Difference:

@@ -30,15 +30,16 @@ def run_job(
     config: dict[str, Any],
     stage: Stage,
     *,
-    workers: int,
+    workers: int | tuple[int, int],
     max_failures: int,
     num_gpus: float = 0.0,
 ) -> dict[str, Any]:
-    """Run `worker(config)` on a group of workers; the metrics that they committed last.
+    """Run `worker(config)` on a group of workers, or on as many of a range as the cluster carries; the metrics that
+    they committed last.
 
     Checkpoints lie under the stage's fingerprint until `forget_job`.
     """
-    gpus = gpus_of_worker(num_gpus, workers)
+    gpus = gpus_of_worker(num_gpus, workers if isinstance(workers, int) else workers[1])
     resources = {"CPU": 1.0} | ({"GPU": gpus} if gpus else {})
     with cluster.plain_errors():
         trainer = TorchTrainer(

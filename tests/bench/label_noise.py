@@ -29,7 +29,7 @@ def main() -> None:
             overrides = [f"seed={seed}", f"output={folder}/{seed}", f"train.seeds={TRAIN_SEEDS}", *extra]
             run = pipeline.execute(load("jobs/quickstart.yaml", overrides))
             summary = run.manifests["report"].facts["summary"]
-            for arm, values in summary["training"]["accuracy"].items():
+            for arm, values in summary["training"]["values"].items():
                 accuracy.setdefault(arm, []).append(float(np.mean(values)))
             d = summary["detection"]
             found.append((d["auroc"], d["precision_at_k"], d["kept_flipped"]))

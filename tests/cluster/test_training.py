@@ -48,7 +48,7 @@ def test_arms_have_equal_steps_and_the_random_arm_has_the_size_of_the_selection(
     assert rows == {("selected", s): kept for s in (0, 1)} | {("random", s): kept for s in (0, 1)} | {
         ("full", s): full for s in (0, 1)
     }
-    assert {len(values) for values in facts["accuracy"].values()} == {2}
+    assert {len(values) for values in facts["values"].values()} == {2}
 
 
 def test_the_ordered_set_is_the_selection_in_its_positions(tmp_path: Path) -> None:
@@ -67,7 +67,11 @@ def test_the_ordered_set_is_the_selection_in_its_positions(tmp_path: Path) -> No
     [
         ({"workers": 30}, SpecError, "train.workers asks for 30 CPU but the cluster has 2"),
         ({"recipe": {"batch_size": 5000}}, SpecError, "train.recipe.batch_size 5000 is more than the"),
-        ({"recipe": {"lr": 1e38, "optimizer": "sgd", "steps": 50}, "seeds": [0]}, InputError, "diverged: lower"),
+        (
+            {"recipe": {"lr": 1e38, "optimizer": "sgd", "steps": 50}, "seeds": [0]},
+            InputError,
+            "by step 2: lower",
+        ),
     ],
 )
 def test_a_training_that_cannot_work_is_told_in_one_sentence(

@@ -91,6 +91,7 @@ def test_places_that_are_not_ours_are_refused(tmp_path: Path) -> None:
 
 
 def test_showing_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    assert_one_sentence(raydelt("verify", str(tmp_path)), 2, "holds no raydelt run")
     assert_one_sentence(raydelt("show", str(tmp_path)), 2, "holds no raydelt run")
 
 
@@ -112,6 +113,9 @@ def test_a_run_ends_with_its_result_and_a_second_does_nothing(tmp_path: Path) ->
     found = json.loads(raydelt("show", str(tmp_path / "out"), "--json").stdout)
     assert found["summary"]["selection"]["kept"] > 0
 
+    verified = raydelt("verify", str(tmp_path / "out"), "--json")
+    assert verified.returncode == 0, verified.stderr
+    assert {verdict["accepted"] for verdict in json.loads(verified.stdout)} == {True}
     third = raydelt("run", str(path), "-o", "select.value=0.25")
     lines = {line.split()[0]: line for line in third.stderr.splitlines() if line}
     assert all("up to date" in lines[stage] for stage in ("corpus", "proxies", "scores", "ranking"))

@@ -150,10 +150,12 @@ class Finished:
                 "example_id": [self._ids()[i] for i in order],
                 "score": first[order],
                 "score_se": pa.array(np.full(n, 0.03), mask=np.full(n, not self.made.errors)),
+                "eligible": np.ones(n, bool),
                 "gate": gate[order],
                 "rank": np.arange(n),
                 "percentile": np.arange(n) / n,
                 "label": pa.array(labels[order], mask=np.full(n, not self.made.classes)),
+                "tokens": pa.nulls(n, pa.int64()),
                 "part": part[order],
                 "part_row": (np.arange(n) - np.array(edges)[part])[order],
             }
@@ -172,6 +174,7 @@ class Finished:
                 kept["rank"],
                 pa.array(np.random.default_rng(5).permutation(k)),
                 pa.array(np.ones(k)),
+                pa.nulls(k, pa.float64()),
                 pa.array(["among the highest"] * k),
                 kept["part"],
                 kept["part_row"],
@@ -196,8 +199,14 @@ class Finished:
         differences = {}
         for arm in self.made.baselines:
             d = paired(accuracy["selected"], accuracy[arm])
-            differences[arm] = {**d.__dict__, "verdict": d.verdict}
-        facts = {"steps": 100, "results": results, "accuracy": accuracy, "differences": differences}
+            differences[arm] = {**d.__dict__, "verdict": d.verdict()}
+        facts = {
+            "steps": 100,
+            "results": results,
+            "metric": "accuracy",
+            "values": accuracy,
+            "differences": differences,
+        }
         return Manifest("model", "a" * 32, [], {}, facts | {"rows_processed": 3200 * len(results)})
 
 

@@ -63,7 +63,10 @@ def test_durations(seconds: float | None, text: str) -> None:
 
 
 def test_a_difference_that_rounds_to_zero_has_no_sign() -> None:
-    assert [wording.points(x) for x in (0.0035, -0.012, -0.00001)] == ["+0.35", "−1.20", "0.00"]
+    accuracy, loss = wording.METRICS["accuracy"], wording.METRICS["loss"]
+    assert [accuracy.change(x) for x in (0.0035, -0.012, -0.00001)] == ["+0.35", "−1.20", "0.00"]
+    assert [loss.change(x) for x in (0.0035, -0.012, -0.00001)] == ["+0.0035", "−0.0120", "0.0000"]
+    assert (accuracy.value(0.9564), loss.value(3.14159)) == ("95.64 %", "3.1416 nats")
 
 
 def published(run: Any) -> Store:

@@ -28,9 +28,9 @@ def test_the_interval_is_the_one_of_the_paired_t_test() -> None:
     ],
 )
 def test_a_gain_is_claimed_only_when_the_interval_excludes_zero(a: list[float], b: list[float], verdict: str) -> None:
-    assert paired(a, b).verdict == verdict
+    assert paired(a, b).verdict() == verdict
 
 
 def test_equal_arms_differ_by_nothing() -> None:
     found = paired([0.5, 0.6, 0.7], [0.5, 0.6, 0.7])
-    assert (found.mean, found.low, found.high, found.verdict) == (0.0, 0.0, 0.0, "no difference shown")
+    assert (found.mean, found.low, found.high, found.verdict()) == (0.0, 0.0, 0.0, "no difference shown")
