@@ -222,13 +222,25 @@ class Dynamic(Section):
 
 
 class Combine(Section):
-    """How the stored components become one score: weights, normalisation, gate, exclusions, dynamic weights."""
+    """How the stored components become one score: weights, normalisation, gate, exclusions, dynamic weights.
+
+    `fusion: sum` adds normalised values; the others go by the components' ranks alone.
+    """
 
     weights: dict[str, Annotated[float, Field(ge=0)]] = {"difficulty": 1.0}
     normalise: Literal["ecdf", "raw", "z", "robust"] = "ecdf"
+    fusion: Literal["sum", "reciprocal", "borda", "product"] = "sum"
     gate: Gate | None = Gate()
     exclude: list[Exclusion] = []
     dynamic: Dynamic | None = None
+
+    @model_validator(mode="after")
+    def _ranks_need_no_scale(self) -> Combine:
+        if self.fusion != "sum" and self.normalise != "ecdf":
+            raise ValueError(
+                f"fusion {self.fusion} goes by ranks: drop normalise {self.normalise}, or set fusion to sum"
+            )
+        return self
 
     @field_validator("weights")
     @classmethod

@@ -61,7 +61,9 @@ def _points(percentiles: Array, n: int, method: Fusion, constant: float) -> Arra
     elif method == "borda":
         points = (n - ranks(percentiles, n)) / n
     else:
-        points = np.log(percentiles)
+        # A value below all others, as one less its standard error may be, has the fused score 0.
+        with np.errstate(divide="ignore"):
+            points = np.log(percentiles)
     return points
 
 

@@ -61,6 +61,12 @@ def score_keys(score: Array) -> UInt64Array:
     return keys
 
 
+def score_of(key: int) -> float:
+    """The score that has this key."""
+    bits = key ^ (1 << 63) if key >> 63 else key ^ ((1 << 64) - 1)
+    return float(np.array(bits, np.uint64).view(np.float64))
+
+
 def ids_of(table: pa.Table) -> pa.StringArray:
     """The ids of a table as one array."""
     return one_array(table[EXAMPLE_ID])

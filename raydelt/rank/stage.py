@@ -53,7 +53,7 @@ class Combination:
         where, labels = _locate(self.run.read_table(self.corpus[index], [EXAMPLE_ID, LABEL]), table)
         components = {name: column_of(table, name) for name in self.weights}
         errors = {name: column_of(table, f"{name}_se") for name in self.weights if f"{name}_se" in table.column_names}
-        score, se = combined(components, errors, distributions, self.weights, self.combine.normalise)
+        score, se = combined(components, errors, distributions, self.weights, self.combine)
         gate = np.ones(len(score), np.bool_)
         if self.combine.gate is not None:
             gate = column_of(table, self.combine.gate.component) >= np.float32(self.combine.gate.at_least)

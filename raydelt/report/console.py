@@ -67,6 +67,10 @@ def lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
     selection, training, cost = summary["selection"], summary["training"], summary["cost"]
     share = percent(selection["kept"] / selection["of"], 1)
     rows = [("kept", f"{selection['kept']} of {selection['of']} examples ({share})")]
+    if selection["noise"] is not None:
+        noise = selection["noise"]
+        told = f"{percent(noise['share'], 1)} of what is kept lies within its own standard error of the cut"
+        rows.append(("at the cut", f"{told}; about {noise['expected_wrong']:.0f} are kept by chance"))
     rows += _found(summary["detection"])
     metric = METRICS[training["metric"]]
     for arm, values in training["values"].items():

@@ -65,17 +65,19 @@ def summarise(
         "ranked": ranked.describe(run, ranking, selection, len(classes), corpus=per_class),
         "quarantine": quarantined(run, bad),
         "versions": rundir.versions(),
-        **_of_components(config, ScoredParts.of(run, corpus, scores), corpus, scores),
+        **_of_components(config, ScoredParts.of(run, corpus, scores), corpus, scores, selection),
     }
 
 
-def _of_components(config: RunConfig, parts: ScoredParts, corpus: Manifest, scores: Manifest) -> dict[str, Any]:
+def _of_components(
+    config: RunConfig, parts: ScoredParts, corpus: Manifest, scores: Manifest, selection: Manifest
+) -> dict[str, Any]:
     """The figures of the stored components."""
     components, flips = component_columns(scores), bool(corpus.facts["flipped"])
     gate = config.rank.combine.gate
     return {
         "distributions": statistics.distributions(parts, components, flips=flips),
-        "correlations": statistics.correlations(parts, components),
+        "correlations": statistics.correlations(parts, components, selection.rows / max(scores.rows, 1)),
         "suspects": suspects(parts, components, gate, corpus.facts["classes"], truth=flips),
     }
 

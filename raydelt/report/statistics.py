@@ -1,9 +1,9 @@
 """How the stored components are distributed, and how they go together.
 
 Histograms have fixed bins between the least and the greatest value of a component: two passes over the parts (range,
-count), each state a few hundred integers, so bins do not depend on how the corpus is cut into parts. Correlations are
-Spearman's, on the first examples in draw order (at most `SAMPLE_ROWS`), which are a uniform sample. Memory of a task:
-one column of one part, or the sample.
+count), each state a few hundred integers, so bins do not depend on how the corpus is cut into parts. Correlations,
+redundancy and overlap (`raydelt.rank.agreement`) are those of the first examples in draw order (at most
+`SAMPLE_ROWS`), which are a uniform sample. Memory of a task: one column of one part, or the sample.
 
 Caution: bins are of equal width, so a component with a long tail puts most examples into few of them.
 """
@@ -15,10 +15,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from raydelt import cluster
 from raydelt.examples import column_of
+from raydelt.rank.agreement import AgreementReducer, top_thresholds
 from raydelt.report.parts import ScoredParts
+from raydelt.scorers.composite import Distribution
 from raydelt.scorers.protocol import Array
 
 BINS = 40
@@ -78,27 +81,42 @@ def histograms_of(parts: ScoredParts, index: int, edges: dict[str, Array], flips
     return counts
 
 
-def correlations(parts: ScoredParts, components: Sequence[str]) -> dict[str, Any]:
-    """Spearman's correlation of the first `CORRELATED` components on the first examples in draw order."""
+def correlations(parts: ScoredParts, components: Sequence[str], ratio: float) -> dict[str, Any]:
+    """How the first `CORRELATED` components agree on the first examples in draw order, `ratio` of them the top."""
     columns = list(components[:CORRELATED])
-    [found] = cluster.parallel(correlations_of, [(parts, columns)], label="report: correlations")
+    [found] = cluster.parallel(correlations_of, [(parts, columns, ratio)], label="report: correlations")
     return found
 
 
-def correlations_of(parts: ScoredParts, columns: Sequence[str], limit: int = SAMPLE_ROWS) -> dict[str, Any]:
-    """`components` [c], `rows` n and the `matrix` [c, c], None where a component is constant."""
-    from scipy.stats import rankdata
+def correlations_of(
+    parts: ScoredParts, columns: Sequence[str], ratio: float, limit: int = SAMPLE_ROWS
+) -> dict[str, Any]:
+    """`components` [c], `rows` n, Spearman's `matrix` [c, c], `redundancy` [c] and the `overlap` [c, c] of top sets.
 
+    None where a component is constant.
+    """
     tables, rows = [], 0
     for index in range(len(parts)):
         tables.append(parts.scores_of(index, columns).slice(0, limit - rows))
         rows += tables[-1].num_rows
         if rows >= limit:
             break
-    ranks = np.stack([rankdata(np.concatenate([column_of(table, name) for table in tables])) for name in columns])
-    centred = ranks - ranks.mean(axis=1, keepdims=True)
-    spread = np.sqrt((centred**2).sum(axis=1))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        matrix = np.clip(centred @ centred.T / np.outer(spread, spread), -1.0, 1.0)
-    plain = [[round(float(r), 4) if np.isfinite(r) else None for r in row] for row in matrix]
-    return {"components": list(columns), "rows": rows, "matrix": plain}
+    table = pa.concat_tables(tables)
+    known = {name: Distribution.of(column_of(table, name)) for name in columns}
+    reducer = AgreementReducer(known, top_thresholds(known, ratio))
+    state = reducer.zero()
+    for batch in table.combine_chunks().to_batches():
+        state = reducer.add(state, batch)
+    found = reducer.finish(state)
+    return {
+        "components": list(columns),
+        "rows": found.rows,
+        "ratio": ratio,
+        "matrix": [_plain(row) for row in found.spearman],
+        "redundancy": _plain(found.redundancy),
+        "overlap": [_plain(row) for row in found.overlap],
+    }
+
+
+def _plain(values: Array) -> list[float | None]:
+    return [round(float(r), 4) if np.isfinite(r) else None for r in values]

@@ -1,6 +1,6 @@
 """Combining stored components into one score: normalisation, weights, gate, dynamic weights. Pure functions.
 
-    score = sum_c w_c N_c(component_c),   w >= 0, sum w = 1
+    score = sum_c w_c N_c(component_c),   w >= 0, sum w = 1          or a fusion of ranks (`raydelt.rank.fusion`)
 
 N is the mid-rank empirical distribution function (count below + half the ties, over n), the raw value, a z-score, or
 a robust z-score. Re-weighting never re-scores: components are stored, the combination is a projection of them.
@@ -21,6 +21,7 @@ import numpy as np
 
 from raydelt.config import Combine, Dynamic
 from raydelt.errors import SpecError
+from raydelt.rank.fusion import fused
 from raydelt.scorers.protocol import Array
 
 ARTICLE_COMPONENTS = ("difficulty", "diversity", "consistency")
@@ -82,24 +83,31 @@ def combined(
     errors: Mapping[str, Array],
     distributions: Mapping[str, Distribution],
     weights: Mapping[str, float],
-    method: str,
+    combine: Combine,
 ) -> tuple[Array, Array]:
     """Score [n] and its standard error [n] from components [n] and those of their standard errors that are known.
 
-    The error of a normalised component is half the change of N between value - se and value + se; components count as
-    independent of each other, and one without a known error as exact.
+    The error that a component brings is half the change of the score between its value - se and its value + se;
+    components count as independent of each other, and one without a known error as exact.
     """
-    length = len(next(iter(components.values())))
-    score, variance = np.zeros(length), np.zeros(length)
-    for name, weight in weights.items():
-        x = components[name].astype(np.float64)
-        score += weight * normalised(x, distributions[name], method)
+    raw = {name: components[name].astype(np.float64) for name in weights}
+    values = {name: normalised(x, distributions[name], combine.normalise) for name, x in raw.items()}
+
+    def score(moved: Mapping[str, Array]) -> Array:
+        known = {**values, **moved}
+        if combine.fusion == "sum":
+            total: Array = np.sum([weight * known[name] for name, weight in weights.items()], axis=0)
+            return total
+        n = int(distributions[next(iter(weights))].counts.sum())
+        return fused(known, weights, n=n, method=combine.fusion)
+
+    variance = np.zeros(len(next(iter(raw.values()))))
+    for name in weights:
         if name in errors:
             se = errors[name].astype(np.float64)
-            high = normalised(x + se, distributions[name], method)
-            low = normalised(x - se, distributions[name], method)
-            variance += (weight * (high - low) / 2.0) ** 2
-    return score, np.sqrt(variance)
+            high, low = (normalised(raw[name] + step, distributions[name], combine.normalise) for step in (se, -se))
+            variance += ((score({name: high}) - score({name: low})) / 2.0) ** 2
+    return score({}), np.sqrt(variance)
 
 
 def effective_weights(combine: Combine, history: Sequence[float]) -> dict[str, float]:

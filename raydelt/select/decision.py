@@ -22,7 +22,7 @@ from raydelt.config import Sample, Select
 from raydelt.errors import InputError, SpecError
 from raydelt.examples import EXAMPLE_ID, LABEL, column_of
 from raydelt.rank import keys, radix
-from raydelt.rank.cuts import Bar, Cut
+from raydelt.rank.cuts import Bar, Cut, groups_of
 from raydelt.scorers.protocol import Array
 from raydelt.select.budget import kept, quotas
 from raydelt.select.views import STRATUM, Sampled, View, poisson_bar, read_through, sampled, stratified
@@ -51,6 +51,17 @@ class Decision:
     def mask(self, table: pa.Table) -> Array:
         """Which rows [n] of the ranking are kept."""
         return self.cut.mask(table if self.view is None else self.view(table))
+
+    def cut_scores(self, table: pa.Table) -> Array | None:
+        """The score [n] at which each row's group is cut; None where no score decides, as in a sample.
+
+        A group that the gate cuts, or that is kept whole, has none: its score is NaN.
+        """
+        if self.view is not None or self.drawn is not None:
+            return None
+        bars = [np.nan if b is None or b.level != keys.BEST else keys.score_of(b.key) for b in self.cut.bars]
+        found: Array = np.array(bars)[groups_of(table, self.cut.group)]
+        return found
 
     def importance(self, table: pa.Table) -> tuple[Array, Array]:
         """Inclusion probability [n], NaN where it is not known, and weight [n] of kept rows."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,10 @@ from raydelt import cluster
 from raydelt.config import Order, Select
 from raydelt.examples import EXAMPLE_ID, SELECTION_SCHEMA, column_of
 from raydelt.order.orders import positions
+from raydelt.rank import keys
 from raydelt.rank.cuts import groups_of
+from raydelt.rank.noise import NoiseSums, noise_of
+from raydelt.scorers.protocol import Array
 from raydelt.select.decision import Decision, decide, source_of, stood_by
 from raydelt.storage import Manifest, Part, Stage, Store
 
@@ -44,6 +48,7 @@ def select_examples(
         "of": ranking.facts["rows"],
         "below_gate": sum(entry[1] for entry in written),
         "cut_score": min((entry[2] for entry in written if entry[2] is not None), default=None),
+        "noise": _told(functools.reduce(NoiseSums.merge, (entry[3] for entry in written))),
     }
     return stage.publish([entry[0] for entry in written], facts)
 
@@ -54,10 +59,11 @@ def _read(run: Store, file: str, columns: Sequence[str]) -> pa.Table:
 
 def _write(
     stage: Stage, decision: Decision, order: Order, seed: int, index: int, file: str, below: int
-) -> tuple[Part, int, float | None]:
-    """The kept rows of one file of the ranking; how many are below the gate, and the lowest score of the others."""
+) -> tuple[Part, int, float | None, NoiseSums]:
+    """The kept rows of one file of the ranking; how many are below the gate, the lowest score of the others, noise."""
     ranking = stage.run.read_table(file)
-    chosen = ranking.filter(pa.array(decision.mask(ranking)))
+    mask = decision.mask(ranking)
+    chosen = ranking.filter(pa.array(mask))
     within = np.arange(below, below + chosen.num_rows, dtype=np.int64)
     gates = column_of(chosen, "gate").astype(bool)
     # Reasons by (group, gate), looked up rather than written row by row.
@@ -79,4 +85,20 @@ def _write(
     )
     passing = column_of(chosen, "score")[gates]
     lowest = float(passing.min()) if len(passing) else None
-    return stage.run.write_table(stage.file("part", index), table), int(np.count_nonzero(~gates)), lowest
+    part = stage.run.write_table(stage.file("part", index), table)
+    return part, int(np.count_nonzero(~gates)), lowest, _noise(decision, ranking, mask)
+
+
+def _noise(decision: Decision, ranking: pa.Table, mask: Array) -> NoiseSums:
+    """How many rows of the ranking their own errors could carry over the cut."""
+    cut = decision.cut_scores(ranking)
+    if cut is None:
+        return NoiseSums()
+    errors = ranking["score_se"].combine_chunks().cast(pa.float64()).fill_null(np.nan).to_numpy(zero_copy_only=False)
+    passing = (keys.levels(ranking) == keys.BEST) & ~np.isnan(cut)
+    return noise_of(column_of(ranking, "score"), errors, mask, cut, gate=passing)
+
+
+def _told(sums: NoiseSums) -> dict[str, Any] | None:
+    found = sums.finish()
+    return None if found is None else asdict(found)

@@ -7,13 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
-from raydelt.config import Select
+from raydelt import pipeline
+from raydelt.config import Combine, Select
 from raydelt.errors import SpecError
 from raydelt.examples import draw_keys
 from raydelt.select import strata
 from raydelt.select.sampling import Gumbel, Poisson, Priority, log_weights
 from tests.cluster.test_ranking import ROWS, Scored, ranked, scored, selected, table
+from tests.flow import spec, write_digits
+from tests.flow import table as flow_table
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -107,6 +111,21 @@ def test_examples_below_the_gate_come_last_in_a_sample(tmp_path: Path) -> None:
     found = kept(one, {"method": "top_k", "value": K, "sample": {"method": "gumbel"}}, **gate)
     passing = dict(zip(one.rows["example_id"], one.rows["consistency"] >= np.float32(0.2), strict=True))
     assert all(passing[key] for key in found)
+
+
+def test_the_noise_at_the_cut_is_told(tmp_path: Path) -> None:
+    config = spec(write_digits(tmp_path / "in", rows=300), tmp_path / "out", score=[{"kind": "difficulty"}])
+    config = config.model_copy(update={"rank": config.rank.model_copy(update={"combine": Combine(gate=None)})})
+    noise = pipeline.execute(config, until="selection").manifests["selection"].facts["noise"]
+    rows = flow_table(tmp_path / "out", "ranking").to_pylist()
+    kept = set(flow_table(tmp_path / "out", "selection")["example_id"].to_pylist())
+    cut = min(row["score"] for row in rows if row["example_id"] in kept)
+    near = [row["example_id"] for row in rows if abs(row["score"] - cut) <= row["score_se"]]
+    assert noise["undecided_kept"] == len(kept.intersection(near)) > 0
+    assert noise["undecided_left"] == len(set(near) - kept) > 0
+    assert noise["share"] == pytest.approx(noise["undecided_kept"] / len(kept))
+    wrong = [norm.cdf((cut - row["score"]) / row["score_se"]) for row in rows if row["example_id"] in kept]
+    assert noise["expected_wrong"] == pytest.approx(np.nansum(wrong), rel=0.02)
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,19 @@ def test_two_workers_and_small_passes_learn_the_same(model: str, source: str, tm
     assert len({json.dumps(chain["chains"][0]["head"]) for chain in chains}) == 1
 
 
+def test_a_model_that_is_cut_up_among_workers_learns_the_same(model: str, source: str, tmp_path: Path) -> None:
+    train = TRAIN | {"seeds": [0], "baselines": [], "workers": 2, "evaluate_every": 10, "keep_best": 1}
+    found = {
+        how: facts(language_spec(source, tmp_path / how, model, train=train | {"parallel": how}))["results"][0]
+        for how in ("ddp", "fsdp")
+    }
+    np.testing.assert_allclose(found["ddp"]["curve"], found["fsdp"]["curve"], rtol=1e-4)
+    assert found["ddp"]["loss"] == pytest.approx(found["fsdp"]["loss"], rel=1e-4)
+    assert found["ddp"]["evaluations"][-1][1]["loss"] == pytest.approx(
+        found["fsdp"]["evaluations"][-1][1]["loss"], rel=1e-4
+    )
+
+
 @pytest.mark.parametrize("merge", [True, False])
 def test_adapters_learn_and_can_be_merged(model: str, source: str, tmp_path: Path, merge: bool) -> None:
     from peft import AutoPeftModelForCausalLM

@@ -183,7 +183,7 @@ class Finished:
         )
         gates = kept["gate"].to_numpy()
         cut = float(kept["score"].to_numpy()[gates].min()) if gates.any() else None
-        facts = {"kept": k, "of": n, "below_gate": int((~gates).sum()), "cut_score": cut}
+        facts = {"kept": k, "of": n, "below_gate": int((~gates).sum()), "cut_score": cut, "noise": None}
         below = max(0, n // 3 - first)
         return Manifest("selection", "f" * 32, self._write("selection", table, [below]), {}, facts)
 

@@ -52,15 +52,19 @@ def test_examples_whose_score_went_to_quarantine_are_left_out(finished: Callable
 
 def test_correlations_are_spearmans_on_the_first_examples(finished: Callable[..., Any]) -> None:
     run = finished()
-    found = statistics.correlations_of(run.parts, run.components, limit=100)
+    found = statistics.correlations_of(run.parts, run.components, 0.25, limit=100)
     assert found["rows"] == 100
+    top = {name: set(np.argsort(-run.columns[name][:100])[:25]) for name in run.components[:2]}
+    one, other = top.values()
+    assert found["overlap"][0][1] == pytest.approx(len(one & other) / len(one | other), abs=1e-4)
+    assert all(0 <= r <= 1 for r in found["redundancy"])
     expected = spearmanr(np.stack([run.columns[name][:100] for name in run.components], axis=1)).statistic
     np.testing.assert_allclose(np.array(found["matrix"]), expected, atol=1e-4)
 
 
 def test_a_constant_component_has_no_correlation(finished: Callable[..., Any]) -> None:
     run = finished(columns={"a": np.arange(240, dtype=np.float32), "b": np.zeros(240, np.float32)}, flips=False)
-    assert statistics.correlations_of(run.parts, ["a", "b"])["matrix"] == [[1.0, None], [None, None]]
+    assert statistics.correlations_of(run.parts, ["a", "b"], 0.5)["matrix"] == [[1.0, None], [None, None]]
 
 
 def test_the_ranking_is_described_exactly(finished: Callable[..., Any]) -> None:

@@ -13,6 +13,7 @@ from scipy.stats import rankdata
 
 from raydelt.config import Combine, Dynamic
 from raydelt.errors import SpecError
+from raydelt.rank.fusion import fused
 from raydelt.scorers.composite import (
     Distribution,
     combined,
@@ -67,9 +68,29 @@ def test_the_score_is_the_weighted_sum_and_its_error_the_independent_one() -> No
     components = {"a": np.array([1.0, 2.0]), "b": np.array([3.0, 5.0])}
     errors = {"a": np.array([0.1, 0.2]), "b": np.array([0.3, 0.0])}
     distributions = {name: Distribution.of(values) for name, values in components.items()}
-    score, se = combined(components, errors, distributions, {"a": 0.25, "b": 0.75}, "raw")
+    score, se = combined(components, errors, distributions, {"a": 0.25, "b": 0.75}, Combine(normalise="raw"))
     assert score.tolist() == [2.5, 4.25]
     np.testing.assert_allclose(se, np.hypot(0.25 * np.array([0.1, 0.2]), 0.75 * np.array([0.3, 0.0])))
+
+
+@pytest.mark.parametrize("fusion", ["reciprocal", "borda", "product"])
+def test_fused_ranks_stand_in_for_the_sum_with_errors_of_their_own(fusion: Any) -> None:
+    generator = np.random.default_rng(0)
+    components = {name: generator.normal(size=200) for name in ("a", "b")}
+    errors = {"a": np.full(200, 0.2)}
+    distributions = {name: Distribution.of(values) for name, values in components.items()}
+    weights = {"a": 0.25, "b": 0.75}
+    score, se = combined(components, errors, distributions, weights, Combine(fusion=fusion))
+    places = {name: (rankdata(values) - 0.5) / 200 for name, values in components.items()}
+    np.testing.assert_allclose(score, fused(places, weights, n=200, method=fusion))
+    ends = []
+    for step in (0.2, -0.2):
+        moved = places | {"a": distributions["a"].ecdf(components["a"] + step)}
+        # Beyond the ends of the corpus the distribution function is 0 or 1.
+        ends.append(fused(moved, weights, n=200, method=fusion))
+    inside = np.isfinite(ends[0]) & np.isfinite(ends[1])
+    np.testing.assert_allclose(se[inside], (np.abs(ends[0] - ends[1]) / 2)[inside])
+    assert np.isfinite(se).all()
 
 
 @pytest.mark.parametrize(
