@@ -1,4 +1,4 @@
-"""A training whose cluster shrinks and grows leaves the same certificate. Slow: Ray looks for new nodes once a minute."""
+"""A training whose cluster shrinks and grows leaves the same certificate. Slow: Ray sees new nodes once a minute."""
 
 from __future__ import annotations
 
