@@ -8,12 +8,14 @@ sees counts and file names only.
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import logging
 import os
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -37,6 +39,7 @@ TASK_RETRIES = 3
 STALL_SECONDS = 600
 FAILED = "failed"
 CONNECT_SECONDS = 10
+RELEASE_SECONDS = 20
 # Ray Train takes one report per poll and worker; at its default of 2 s a short training waits more than it works.
 TRAIN_POLL_SECONDS = "0.2"
 
@@ -127,6 +130,18 @@ def require(resource: str, amount: float, field: str) -> None:
     there = ray.cluster_resources().get(resource, 0.0)
     if amount > there:
         raise SpecError(f"{field} asks for {amount:g} {resource} but the cluster has {there:g}: lower it or add nodes")
+
+
+def wait_for_free(resource: str, amount: float) -> None:
+    """Give actors of an earlier stage up to `RELEASE_SECONDS` to end, so that a group of workers finds room at once.
+
+    An actor ends with the last handle to it, and Ray Data leaves some of its in cycles; meanwhile it keeps its CPUs,
+    and a group that cannot start whole waits a minute between two attempts.
+    """
+    until = time.monotonic() + RELEASE_SECONDS
+    while ray.available_resources().get(resource, 0.0) < amount and time.monotonic() < until:
+        gc.collect()
+        time.sleep(0.1)
 
 
 def shared(function: Callable[..., Any], *args: Any, label: str) -> Any:

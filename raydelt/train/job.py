@@ -39,7 +39,9 @@ def run_job(
 
     Checkpoints lie under the stage's fingerprint until `forget_job`.
     """
-    gpus = gpus_of_worker(num_gpus, workers if isinstance(workers, int) else workers[1])
+    least, most = (workers, workers) if isinstance(workers, int) else workers
+    gpus = gpus_of_worker(num_gpus, most)
+    cluster.wait_for_free("CPU", least)
     resources = {"CPU": 1.0} | ({"GPU": gpus} if gpus else {})
     with cluster.plain_errors():
         trainer = TorchTrainer(
