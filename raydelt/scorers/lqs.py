@@ -62,9 +62,9 @@ class LqsConfig(ScorerConfig):
     """`{kind: lqs, mode: lqs, target: validation, steps: 100, interval: 10, lr: 0.008, annotate: direct | {…}}`.
 
     `target` is the validation split, or a path that becomes it, of which `target_limit` takes so many examples, a
-    uniform sample. `trajectories` defaults to one per model of the spec. Starts of different maturity have adjoints of
-    very different lengths; with `weigh: equal` each trajectory's scores are divided by their root mean square over
-    its first examples, so that none outweighs the others in the mean.
+    uniform sample. `starts` are models to begin at in place of the spec's own, `trajectories` one for each by default.
+    Starts of different maturity have adjoints of very different lengths; with `weigh: equal` each trajectory's scores
+    are divided by their root mean square over its first examples, so that none outweighs the others in the mean.
     """
 
     kind: Literal["lqs"] = "lqs"
@@ -78,6 +78,7 @@ class LqsConfig(ScorerConfig):
     final_loss_only: bool = False
     parameters: Literal["all", "adapters"] | tuple[str, ...] = "all"
     trajectories: Positive | None = None
+    starts: list[str] | None = None
     weigh: Literal["as_is", "equal"] = "as_is"
     workers: Positive = 1
     annotate: Literal["direct"] | Distil = "direct"

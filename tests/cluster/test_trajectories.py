@@ -267,6 +267,30 @@ def test_a_language_model_with_a_target_of_its_own_prefers_documents_like_it(
     assert np.mean([found[t] for t in texts[1:60]]) > np.mean([found[t] for t in junk])
 
 
+def test_trajectories_start_where_they_are_told_and_read_the_same_tokens(tmp_path: Path) -> None:
+    documents = write_documents(tmp_path / "in" / "documents.jsonl", sentences(60))
+    paths = [tiny_lm(tmp_path / f"lm-{seed}", seed=seed) for seed in (0, 1)]
+    other = tiny_lm(tmp_path / "other", words=["something", "else"])
+
+    def run(name: str, path: str, **lqs: Any) -> dict[str, float]:
+        made = spec(
+            documents,
+            tmp_path / name,
+            corpus={"source": documents, "text_column": "text", "validation": {"fraction": 0.2}},
+            model={"kind": "causal_lm", "path": path, "context": 32},
+            score=[LQS | {"steps": 6} | lqs],
+            rank={"method": "score", "combine": {"weights": {"lqs": 1.0}, "gate": None}},
+        )
+        pipeline.execute(made, until="scores")
+        return scores_of(tmp_path / name)
+
+    plain, started = run("plain", paths[1]), run("started", paths[0], starts=[paths[1]])
+    assert started == pytest.approx(plain, rel=1e-6)
+    assert run("own", paths[0]) != pytest.approx(plain, rel=1e-2)
+    with pytest.raises(InputError, match="have different tokenizers: start at checkpoints of the same model"):
+        run("mixed", paths[0], starts=[paths[0], other])
+
+
 @pytest.mark.parametrize(
     ("lqs", "told"),
     [
