@@ -26,6 +26,7 @@ assets: $(READY)
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt gguf
 	$(BIN)/python -m tests.assets
 	$(BIN)/python -m tests.graded
+	$(BIN)/python -m tests.classified
 
 test-slow: assets
 	$(BIN)/python -m pytest -m slow

@@ -65,13 +65,14 @@ def fetch() -> dict[str, Path]:
     folders = {}
     for package in NPM:
         name = package.lstrip("@").replace("/", "-").replace("@", "-")
-        folders[name.rpartition("-")[0]] = _unpacked(f"{name}.tgz", ["npm", "pack", "--silent", package])
+        folders[name.rpartition("-")[0]] = unpacked(f"{name}.tgz", ["npm", "pack", "--silent", package])
     for package in DEBIAN:
-        folders[package] = _unpacked(f"{package}_*.deb", ["apt-get", "-qq", "download", package])
+        folders[package] = unpacked(f"{package}_*.deb", ["apt-get", "-qq", "download", package])
     return folders
 
 
-def _unpacked(pattern: str, command: list[str]) -> Path:
+def unpacked(pattern: str, command: list[str]) -> Path:
+    """The folder of a package whose archive the command puts beside it, unless it is there already."""
     if not list(PACKAGES.glob(pattern)):
         done = subprocess.run(command, cwd=PACKAGES, capture_output=True, text=True)
         if done.returncode or not list(PACKAGES.glob(pattern)):

@@ -15,6 +15,7 @@ BENCHES = (
     "lm_quality",
     "rank",
     "ordered",
+    "orders",
 )
 
 
