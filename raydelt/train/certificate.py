@@ -34,9 +34,9 @@ def marks_of(ids: Iterable[str]) -> Array:
     return np.frombuffer(digests, np.uint64).reshape(-1, 2)
 
 
-def fed(marks: Array, start: int) -> Array:
-    """The sum [2] uint64 of what examples with these marks [n, 2] count as at sequence places from `start` on."""
-    places = np.arange(start, start + len(marks), dtype=np.uint64)
+def fed(marks: Array, places: Array) -> Array:
+    """The sum [2] uint64 of what examples with these marks [n, 2] count as at their sequence places [n]."""
+    places = places.astype(np.uint64)
     with np.errstate(over="ignore"):
         both = [mix(marks[:, half] ^ mix(places, half, "place"), half, "fed").sum(dtype=np.uint64) for half in (0, 1)]
     return np.asarray(both, np.uint64)

@@ -39,6 +39,11 @@ class Batch:
         columns = {name: values[rows] for name, values in self.columns.items()}
         return Batch(columns, self.weight[rows], self.ids[rows], self.marks[rows])
 
+    def idle(self) -> Batch:
+        """One row without weight, for a worker that has fewer rows than passes to take with the others."""
+        first = self.pick(np.arange(1))
+        return Batch(first.columns, np.zeros(1), first.ids, first.marks)
+
     def __len__(self) -> int:
         return len(self.ids)
 

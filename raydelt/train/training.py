@@ -32,7 +32,7 @@ from raydelt.train.learners import EVALUATED_ROWS, Learner, evaluate
 from raydelt.train.parallel import adding, load_weights, restore, states, summed, weights_of, wrapped
 from raydelt.train.plan import Plan
 from raydelt.train.reader import Batch, OrderedReader
-from raydelt.train.track import trackers
+from raydelt.train.track import Tracker, trackers
 
 CURVE_POINTS = 20
 BEST = "best"
@@ -115,8 +115,7 @@ class Training:
         self._go_on_from(state)
         started, before = time.perf_counter(), state["seconds"]
         every = max(1, self.steps // CURVE_POINTS)
-        own = trackers(self.spec.track, self.stage, self.config.name, self.name, state["step"])
-        tracked = own if self.worker == 0 else []
+        tracked = self._trackers(state["step"])
         self.learner.module.train()
         while state["step"] < self.steps and not self._has_stalled(state):
             self._shares.append(self._step(state["step"]))
@@ -158,19 +157,25 @@ class Training:
         self._seed(hash((self.plan.seed, step, self.worker)) % 2**63)
         set_rate(self.optimiser, self.recipe, step, self.steps)
         self.optimiser.zero_grad(set_to_none=True)
-        share, groups = 0.0, _groups(counts, self.passes)
-        for index, rows in enumerate(groups):
-            own = batch.pick(rows)
-            with adding(self.module, last=index + 1 == len(groups)), self._autocast():
+        share, digest = 0.0, np.zeros(2, np.uint64)
+        for index, rows in enumerate(_groups(counts, self.passes)):
+            own = batch.pick(rows) if len(rows) else batch.idle()
+            with adding(self.module, last=index + 1 == self.passes):
                 share += self._backward(own, total)
+            # Counted from the very rows that went through the model.
+            digest += certificate.fed(own.marks[: len(rows)], start + rows)
         if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimiser)
         clip(self.learner.module.parameters(), self.recipe)
         self.scaler.step(self.optimiser)
         self.scaler.update()
-        # Noted last and from the very rows that went through the model.
-        self._fed.append(certificate.fed(batch.marks, start))
+        self._fed.append(digest)
         return share
+
+    def _trackers(self, step: int) -> list[Tracker]:
+        if self.worker > 0:
+            return []
+        return trackers(self.spec.track, self.stage, self.config.name, self.name, step)
 
     def _seed(self, seed: int) -> None:
         # torch.manual_seed queues a call with its stack for GPUs that are not there, at every step.
@@ -179,7 +184,8 @@ class Training:
             torch.cuda.manual_seed(seed)
 
     def _backward(self, batch: Batch, total: float) -> float:
-        losses = self.learner.losses(self.module, batch.columns)
+        with self._autocast():
+            losses = self.learner.losses(self.module, batch.columns)
         weight = torch.from_numpy(batch.weight).to(device=losses.device, dtype=losses.dtype)
         # Gradients are averaged over the workers, so each one's share of the global mean is scaled up by their number.
         loss = (losses * weight).sum() * (self.workers / total)
@@ -190,7 +196,7 @@ class Training:
         half = HALF.get(self.spec.precision)
         return nullcontext() if half is None else torch.autocast(self.learner.device.partition(":")[0], dtype=half)
 
-    def _note(self, state: State, tracked: Sequence[Any]) -> None:
+    def _note(self, state: State, tracked: Sequence[Tracker]) -> None:
         """A point of the curve: the mean loss since the last one."""
         self._take_over(state)
         (total, count), step = state["window"], state["step"]
@@ -203,7 +209,7 @@ class Training:
         for tracker in tracked:
             tracker.log(step, {"train/loss": loss, "train/lr": self.optimiser.param_groups[0]["lr"]})
 
-    def _evaluate(self, state: State, tracked: Sequence[Any]) -> None:
+    def _evaluate(self, state: State, tracked: Sequence[Tracker]) -> None:
         """Look at the validation split, and keep the weights if they are the best so far."""
         if self.validation is None:
             self.validation = self._held_out(self.validation_files)
@@ -310,5 +316,5 @@ class Training:
 
 
 def _groups(counts: Array, passes: int) -> list[Array]:
-    """Rows in this many groups of equal size, those of similar length together."""
-    return [np.asarray(rows) for rows in np.array_split(np.argsort(-counts, kind="stable"), passes) if len(rows)]
+    """Rows in this many groups of equal size, those of similar length together; empty ones where rows are fewer."""
+    return [np.asarray(rows) for rows in np.array_split(np.argsort(-counts, kind="stable"), passes)]

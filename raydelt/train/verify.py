@@ -100,7 +100,7 @@ def planned_digests(store: Store, files: list[str], plan: Plan, steps: int) -> A
     found = np.empty((steps, 2), np.uint64)
     for step in range(steps):
         start, stop = plan.slice(step, 0, 1)
-        found[step] = fed(marks[plan.positions(start, stop)], start)
+        found[step] = fed(marks[plan.positions(start, stop)], np.arange(start, stop))
     return found
 
 

@@ -18,15 +18,17 @@ IDS = [f"example-{i}" for i in range(24)]
 
 def digests(ids: list[str], batch: int = 4) -> Array:
     marks = marks_of(ids)
-    return np.stack([fed(marks[start : start + batch], start) for start in range(0, len(ids), batch)])
+    return np.stack(
+        [fed(marks[start : start + batch], np.arange(start, start + batch)) for start in range(0, len(ids), batch)]
+    )
 
 
 @given(cuts=st.lists(st.integers(0, 24), max_size=5), start=st.integers(0, 10**12))
 def test_what_workers_fed_adds_up_however_a_batch_is_shared(cuts: list[int], start: int) -> None:
     marks, edges = marks_of(IDS), [0, *sorted(cuts), len(IDS)]
-    shares = [fed(marks[a:b], start + a) for a, b in itertools.pairwise(edges)]
+    shares = [fed(marks[a:b], start + np.arange(a, b)) for a, b in itertools.pairwise(edges)]
     with np.errstate(over="ignore"):
-        assert np.sum(shares, axis=0, dtype=np.uint64).tolist() == fed(marks, start).tolist()
+        assert np.sum(shares, axis=0, dtype=np.uint64).tolist() == fed(marks, start + np.arange(len(marks))).tolist()
 
 
 @given(a=st.integers(0, 23), b=st.integers(0, 23))
@@ -71,4 +73,4 @@ def test_ids_that_are_alike_have_marks_that_are_not() -> None:
     marks = marks_of(["a", "b", "aa", "a ", ""])
     assert len({tuple(mark) for mark in marks.tolist()}) == 5
     with pytest.raises(AssertionError):
-        np.testing.assert_array_equal(fed(marks[:1], 0), fed(marks[:1], 1))
+        np.testing.assert_array_equal(fed(marks[:1], np.array([0])), fed(marks[:1], np.array([1])))

@@ -62,6 +62,14 @@ def test_passes_over_parts_of_a_batch_give_the_whole_batch_gradient(training: Ma
     assert len({chain["head"] for chain in chains}) == 1
 
 
+def test_a_pass_without_rows_changes_nothing(training: Make) -> None:
+    plain, idle = training(), training()
+    idle.passes = BATCH + 3
+    chains = [run.run(fresh_state(0, [])) for run in (plain, idle)]
+    assert_same(weights(plain), weights(idle), tolerance=1e-12)
+    assert chains[0] == chains[1]
+
+
 @pytest.mark.parametrize("at", [5, 10])
 def test_a_training_that_goes_on_from_a_checkpoint_ends_as_one_that_never_stopped(training: Make, at: int) -> None:
     saved: dict[int, dict[str, Any]] = {}
