@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import norm
 
 from raydelt import pipeline
-from raydelt.config import Combine, Select
+from raydelt.config import Select
 from raydelt.errors import SpecError
 from raydelt.examples import draw_keys
 from raydelt.select import strata
@@ -114,8 +114,9 @@ def test_examples_below_the_gate_come_last_in_a_sample(tmp_path: Path) -> None:
 
 
 def test_the_noise_at_the_cut_is_told(tmp_path: Path) -> None:
-    config = spec(write_digits(tmp_path / "in", rows=300), tmp_path / "out", score=[{"kind": "difficulty"}])
-    config = config.model_copy(update={"rank": config.rank.model_copy(update={"combine": Combine(gate=None)})})
+    rank = {"folds": 2, "rounds": 3, "proxy": {"epochs": 3}, "combine": {"gate": None}}
+    source = write_digits(tmp_path / "in", rows=300)
+    config = spec(source, tmp_path / "out", score=[{"kind": "difficulty"}], rank=rank)
     noise = pipeline.execute(config, until="selection").manifests["selection"].facts["noise"]
     rows = flow_table(tmp_path / "out", "ranking").to_pylist()
     kept = set(flow_table(tmp_path / "out", "selection")["example_id"].to_pylist())
