@@ -37,7 +37,8 @@ class Decision:
     """The cut, how many examples each group is allowed and has, and how many are kept of every part.
 
     `view` is what the cut looks at in place of the rows themselves; `drawn` is the sample that it keeps, and its
-    threshold.
+    threshold. `cuts` are the scores at which the groups are cut, where a score decides: None for a group that the gate
+    cuts or that is kept whole.
     """
 
     select: Select
@@ -47,20 +48,17 @@ class Decision:
     counts: tuple[int, ...]
     view: View | None = None
     drawn: tuple[Sampled, float] | None = None
+    cuts: tuple[float | None, ...] = ()
 
     def mask(self, table: pa.Table) -> Array:
         """Which rows [n] of the ranking are kept."""
         return self.cut.mask(table if self.view is None else self.view(table))
 
     def cut_scores(self, table: pa.Table) -> Array | None:
-        """The score [n] at which each row's group is cut; None where no score decides, as in a sample.
-
-        A group that the gate cuts, or that is kept whole, has none: its score is NaN.
-        """
-        if self.view is not None or self.drawn is not None:
+        """The score [n] at which each row's group is cut, NaN where it has none; None where no score decides."""
+        if not self.cuts:
             return None
-        bars = [np.nan if b is None or b.level != keys.BEST else keys.score_of(b.key) for b in self.cut.bars]
-        found: Array = np.array(bars)[groups_of(table, self.cut.group)]
+        found: Array = np.array(self.cuts, np.float64)[groups_of(table, self.group)]
         return found
 
     def importance(self, table: pa.Table) -> tuple[Array, Array]:
@@ -95,7 +93,11 @@ class Decision:
 
     def facts(self) -> dict[str, Any]:
         """What a later stage needs to stand by this decision."""
-        told: dict[str, Any] = {"per_group": list(self.per_group), "eligible": list(self.eligible)}
+        told: dict[str, Any] = {
+            "per_group": list(self.per_group),
+            "eligible": list(self.eligible),
+            "cuts": list(self.cuts),
+        }
         if self.drawn is not None:
             view, threshold = self.drawn
             told["drawn"] = {"mean": view.mean, "std": view.std, "threshold": max(threshold, LOWEST)}
@@ -141,7 +143,8 @@ def _found(select: Select, source: radix.Source, per_group: Array, counted: radi
         cut = radix.cut(seen, budgets, radix.census(seen))
         return Decision(select, cut, (), (), _counts(seen, cut), view)
     cut = _at_least(select.value) if select.method == "threshold" else radix.cut(source, per_group, counted)
-    return Decision(select, cut, (), (), _counts(source, cut))
+    cuts = tuple(None if b is None or b.level != keys.BEST else keys.score_of(b.key) for b in cut.bars)
+    return Decision(select, cut, (), (), _counts(source, cut), cuts=cuts)
 
 
 def _drawn(select: Select, sample: Sample, source: radix.Source, k: int, *, seed: int) -> Decision:
@@ -182,7 +185,7 @@ def stood_by(select: Select, facts: dict[str, Any], counts: Sequence[int], *, se
         told = facts["drawn"]
         drawn = Sampled(select.sample, told["mean"], told["std"], seed), told["threshold"]
     known = tuple(facts["per_group"]), tuple(facts["eligible"])
-    return Decision(select, everything, *known, tuple(counts), drawn=drawn)
+    return Decision(select, everything, *known, tuple(counts), drawn=drawn, cuts=tuple(facts["cuts"]))
 
 
 def _per_group(select: Select, eligible: Array, total: int) -> Array:

@@ -40,7 +40,7 @@ def select_examples(
     else:
         source = source_of(select, files, functools.partial(_read, stage.run), len(classes))
         decision = decide(select, source, seed=seed)
-    below = np.cumsum([0, *decision.counts])
+    below, whole = np.cumsum([0, *decision.counts]), "decision" not in ranking.facts
     writes = [(stage, decision, order, seed, i, file, int(below[i])) for i, file in enumerate(files)]
     written = cluster.parallel(_write, writes, label="select: write")
     facts: dict[str, Any] = {
@@ -48,7 +48,7 @@ def select_examples(
         "of": ranking.facts["rows"],
         "below_gate": sum(entry[1] for entry in written),
         "cut_score": min((entry[2] for entry in written if entry[2] is not None), default=None),
-        "noise": _told(functools.reduce(NoiseSums.merge, (entry[3] for entry in written))),
+        "noise": _told(functools.reduce(NoiseSums.merge, (entry[3] for entry in written)), whole=whole),
     }
     return stage.publish([entry[0] for entry in written], facts)
 
@@ -99,6 +99,9 @@ def _noise(decision: Decision, ranking: pa.Table, mask: Array) -> NoiseSums:
     return noise_of(column_of(ranking, "score"), errors, mask, cut, gate=passing)
 
 
-def _told(sums: NoiseSums) -> dict[str, Any] | None:
+def _told(sums: NoiseSums, *, whole: bool) -> dict[str, Any] | None:
+    """The noise as plain data; what is left is not known where the ranking is not `whole`."""
     found = sums.finish()
-    return None if found is None else asdict(found)
+    if found is None:
+        return None
+    return asdict(found) | ({} if whole else {"undecided_left": None, "expected_missed": None})
