@@ -17,10 +17,10 @@ from tests.flow import spec, write_digits
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 TRAIN: dict[str, Any] = {
-    "recipe": {"steps": 60_000, "batch_size": 12},
+    "recipe": {"steps": 200_000, "batch_size": 12},
     "seeds": [0],
     "baselines": [],
-    "checkpoint_every": 500,
+    "checkpoint_every": 2000,
     "max_failures": 10,
 }
 CHEAP: dict[str, Any] = {
