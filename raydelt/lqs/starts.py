@@ -98,11 +98,11 @@ def check_tokenizers(config: RunConfig) -> None:
     """
     if config.model.kind != "causal_lm":
         return
-    from raydelt.models.causal_lm import load_tokenizer, vocabulary_fingerprint
+    from raydelt.models.causal_lm import reads_same_tokens
 
     own = config.model.paths[0]
     for path in spec_of(config).starts or []:
-        if vocabulary_fingerprint(load_tokenizer(path)) != vocabulary_fingerprint(load_tokenizer(own)):
+        if not reads_same_tokens(path, own):
             raise InputError(
                 f"score.lqs.starts {path!r} and model.path {own!r} have different tokenizers: start at checkpoints of "
                 "the same model"

@@ -269,6 +269,11 @@ def vocabulary_fingerprint(tokenizer: Any) -> str:
     return xxhash.xxh3_128_hexdigest(repr(entries).encode())
 
 
+def reads_same_tokens(path: str, other: str) -> bool:
+    """Whether two models have tokenizers with the same ids."""
+    return vocabulary_fingerprint(load_tokenizer(path)) == vocabulary_fingerprint(load_tokenizer(other))
+
+
 @contextlib.contextmanager
 def told_as_input(what: str) -> Iterator[None]:
     """Whatever a library raises becomes an InputError that begins with `what`."""

@@ -29,8 +29,6 @@ from raydelt.examples import mix
 from raydelt.order.folds import folding, unfolding
 from raydelt.order.permutation import Positions, permuted, unpermuted
 
-__all__ = ["folding", "permuted", "positions", "ranks_at"]
-
 # What there must be an example for, by method, and the least that a spec may ask of it.
 NEEDS = {"folding": ("layers", 1), "zigzag": ("layers", 1), "stair": ("sections", 2), "saw": ("sections", 2)}
 

@@ -24,11 +24,12 @@ import pyarrow.compute as pc
 
 from raydelt import cluster
 from raydelt.config import Combine, Select
+from raydelt.corpus.tokens import TOKENS
 from raydelt.examples import EXAMPLE_ID, LABEL, RANKING_SCHEMA, column_of
 from raydelt.rank import exact, keys
 from raydelt.scorers.composite import Distribution, combined, effective_weights
 from raydelt.scorers.protocol import Array
-from raydelt.select.decision import TOKENS, Decision, decide, source_of
+from raydelt.select.decision import Decision, decide, source_of
 from raydelt.storage import Manifest, Part, Stage, Store
 
 MERGED_AT_ONCE = 8

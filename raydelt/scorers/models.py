@@ -72,10 +72,10 @@ class _Loader:
         self.config, self.device = config, device
 
     def __call__(self, path: str) -> GradientPasses:
-        from raydelt.models.causal_lm import load_tokenizer, vocabulary_fingerprint
+        from raydelt.models.causal_lm import reads_same_tokens
 
         own = self.config.model.paths[0]
-        if vocabulary_fingerprint(load_tokenizer(path)) != vocabulary_fingerprint(load_tokenizer(own)):
+        if not reads_same_tokens(path, own):
             raise InputError(
                 f"score.excess_loss.reference {path!r} and model.path {own!r} have different tokenizers, so their "
                 "losses are not of the same tokens: use a reference of the same family"

@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from raydelt import cluster
 from raydelt.config import Sample, Select
+from raydelt.corpus.tokens import TOKENS
 from raydelt.errors import InputError, SpecError
 from raydelt.examples import EXAMPLE_ID, LABEL, column_of
 from raydelt.rank import keys, radix
@@ -27,7 +28,6 @@ from raydelt.scorers.protocol import Array
 from raydelt.select.budget import kept, quotas
 from raydelt.select.views import STRATUM, Sampled, View, poisson_bar, read_through, sampled, stratified
 
-TOKENS = "tokens"
 # Below every key of a sample; JSON has no infinity.
 LOWEST = -1e308
 

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from raydelt.order.orders import permuted
+from raydelt.order.permutation import permuted
 from raydelt.scorers.protocol import Array
 from raydelt.storage import fingerprint
 

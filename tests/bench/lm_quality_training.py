@@ -27,7 +27,7 @@ from torch.nn import functional
 
 from raydelt import cluster
 from raydelt.config import Cluster
-from raydelt.order.orders import folding
+from raydelt.order.folds import folding
 from raydelt.train.compare import paired
 
 PEERS = Path("build/peers")
