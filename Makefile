@@ -27,6 +27,7 @@ assets: $(READY)
 	$(BIN)/python -m tests.assets
 	$(BIN)/python -m tests.graded
 	$(BIN)/python -m tests.classified
+	$(BIN)/python -m tests.valued
 
 test-slow: assets
 	$(BIN)/python -m pytest -m slow

@@ -49,9 +49,12 @@ class Encoder(Section):
 
 
 class Corpus(Section):
-    """Where the examples come from, which columns matter, and how faults are dealt with."""
+    """Where the examples come from, which columns matter, and how faults are dealt with.
 
-    source: str | list[str]
+    `pool` holds examples without labels, which people may be asked for; its labelled ones join the corpus.
+    """
+
+    source: str | list[str] = []
     format: Literal["auto", "parquet", "jsonl", "csv", "text", "image", "idx"] = "auto"
     id_column: str | None = None
     group_column: str | None = None
@@ -70,6 +73,7 @@ class Corpus(Section):
     noise: LabelNoise | None = None
     validation: HeldOut = HeldOut()
     test: HeldOut = HeldOut(fraction=0.2)
+    pool: str | None = None
     error_budget: Fraction = 0.05
 
     @field_validator("classes", mode="before")
@@ -91,6 +95,10 @@ class Corpus(Section):
             raise ValueError(f"{' and '.join(given)} exclude each other: an example has one kind of content")
         if self.label_from_folder and self.label_column:
             raise ValueError("label_from_folder and label_column exclude each other")
+        if not self.sources and (self.pool is None or self.classes is None):
+            raise ValueError("give `source`, or for a corpus that is labelled from nothing `pool` and `classes`")
+        if self.pool is not None and (not self.labelled or self.label_from_folder):
+            raise ValueError("a pool is there to be labelled, so the corpus needs labels too: set label_column")
         if self.validation.fraction + self.test.fraction >= 1:
             raise ValueError("validation.fraction and test.fraction leave nothing to train on")
         return self
@@ -101,7 +109,8 @@ class Corpus(Section):
 
     @property
     def labelled(self) -> bool:
-        implied = self.format == "idx" or self.sources[0].startswith("builtin://") or "idx3" in self.sources[0]
+        first = (self.sources or [""])[0]
+        implied = self.format == "idx" or first.startswith("builtin://") or "idx3" in first
         return self.label_from_folder or self.label_column is not None or implied
 
 
@@ -250,6 +259,13 @@ class Combine(Section):
         return value
 
 
+class Refine(Section):
+    """More rounds of proxies for the examples whose score lies within so many standard errors of the cut."""
+
+    rounds: Positive = 4
+    within: Annotated[float, Field(gt=0)] = 1.0
+
+
 class Rank(Section):
     """Cross-fitting of the proxies (`folding_sort`) or the spec's own checkpoint (`score`), and the combination.
 
@@ -262,7 +278,17 @@ class Rank(Section):
     proxy: Recipe = Recipe()
     max_proxy_examples: Positive = 200_000
     combine: Combine = Combine()
+    refine: Refine | None = None
     extent: Literal["all", "kept"] = "all"
+
+    @model_validator(mode="after")
+    def _refining_needs_errors(self) -> Rank:
+        if self.refine is not None and (self.method != "folding_sort" or self.rounds < 2):
+            raise ValueError(
+                f"refine asks which scores are uncertain, and method {self.method} with rounds {self.rounds} has no "
+                "standard errors: use folding_sort with at least 2 rounds, or drop refine"
+            )
+        return self
 
 
 class Quotas(Section):
@@ -452,6 +478,44 @@ class Train(Section):
         return self
 
 
+class Stop(Section):
+    """When no more labels are asked for: a budget of them, an accuracy that stands still, a committee that agrees."""
+
+    budget: Positive | None = None
+    plateau_rounds: Annotated[int, Field(ge=2)] = 5
+    plateau_slope: float = 1e-3
+    agreement: Annotated[float, Field(gt=0)] | None = None
+
+
+class Label(Section):
+    """Which examples of `corpus.pool` people are asked about: the most useful, and of these different ones.
+
+    The committee trains on all labels by `recipe`; the `batch` is chosen among `shortlist` times as many. Before there
+    are `start` labels, or two of every class, typical examples are asked for. `utility` is one of raydelt's or
+    `module:function` in the manner of modAL.
+    """
+
+    utility: str = "margin"
+    diversify: Literal["badge", "k_center", "k_means_pp", "typical", "random"] | None = "k_means_pp"
+    batch: Positive = 50
+    shortlist: Positive = 5
+    committee: Positive = 3
+    recipe: Recipe = Recipe()
+    start: Positive = 20
+    queue: str | None = None
+    stop: Stop = Stop()
+
+    @field_validator("utility")
+    @classmethod
+    def _known_utility(cls, value: str) -> str:
+        known = ("entropy", "margin", "least_confidence", "vote_entropy", "consensus_kl", "bald", "random")
+        if value not in known and ":" not in value:
+            near = difflib.get_close_matches(value, known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}, or `module:function`"
+            raise ValueError(f"unknown utility {value!r}: {hint}")
+        return value
+
+
 class Report(Section):
     """The report page."""
 
@@ -500,6 +564,7 @@ class RunConfig(Section):
     order: Order = Order()
     train: Train = Train()
     report: Report = Report()
+    label: Label = Label()
     output: str
     cluster: Cluster = Cluster()
 
@@ -544,6 +609,13 @@ class RunConfig(Section):
                 near = difflib.get_close_matches(name, columns, 1)
                 hint = f"did you mean {near[0]!r}?" if near else f"the scorers give {', '.join(columns)}"
                 raise ValueError(f"{field}: no scorer of this spec gives the component {name!r}: {hint}")
+        return self
+
+    @model_validator(mode="after")
+    def _refining_needs_a_cut(self) -> RunConfig:
+        ways = [name for name in ("sample", "strata") if getattr(self.select, name) is not None]
+        if self.rank.refine is not None and ways:
+            raise ValueError(f"rank.refine looks at the cut, and select.{ways[0]} has none: drop one of them")
         return self
 
     @model_validator(mode="after")

@@ -9,21 +9,26 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from raydelt import __version__, cluster, rundir
-from raydelt.config import ModelSpec, RunConfig
+from raydelt.active import session
+from raydelt.active.phases import Phase
+from raydelt.active.pool import train_committee
+from raydelt.config import ModelSpec, Refine, RunConfig
 from raydelt.corpus.read import read_corpus
 from raydelt.corpus.sources import find
 from raydelt.corpus.tokens import tokenise_corpus
+from raydelt.errors import InputError
 from raydelt.lqs.distil import distil
 from raydelt.lqs.stage import walk_trajectories
 from raydelt.lqs.starts import model_of, spec_of
 from raydelt.models import folder
 from raydelt.order.stage import Arm, order_examples
 from raydelt.precheck import check, require
-from raydelt.rank.stage import rank_scores
+from raydelt.rank import refine
+from raydelt.rank.stage import combined_rows, rank_scores
 from raydelt.report.stage import write_report
 from raydelt.scorers.embeddings import embed_corpus
 from raydelt.scorers.ledger import keep_ledger
@@ -36,11 +41,14 @@ from raydelt.scorers.targets import requests, target_gradients
 from raydelt.select.stage import select_examples
 from raydelt.storage import Manifest, Stage, Store, absolute, fingerprint
 from raydelt.train.stage import train_and_compare
+from raydelt.valuation.measures import measure
+from raydelt.valuation.methods import Valuation
+from raydelt.valuation.stage import value_corpus
 
 log = logging.getLogger(__name__)
-BESIDE = ("tokens", "embeddings", "neighbours", "ledger", "proxies")
+BESIDE = ("tokens", "embeddings", "neighbours", "ledger", "values", "proxies")
 MODELS = ("targets", "trajectory", "annotated", "distilled")
-STAGES = ("corpus", *BESIDE, *MODELS, "scores", "ranking", "selection", "ordered", "model", "report")
+STAGES = ("corpus", *BESIDE, *MODELS, "scores", *refine.STAGES, "ranking", "selection", "ordered", "model", "report")
 
 
 @dataclass
@@ -70,8 +78,8 @@ class Run:
         return manifest
 
 
-def execute(config: RunConfig, *, until: str = "report") -> Run:
-    """Run the flow up to a stage, going on from whatever already stands in the run directory.
+def execute(config: RunConfig, *, until: str = "report", then: Callable[[Run], object] | None = None) -> Run:
+    """Run the flow up to a stage, going on from whatever already stands in the run directory; `then` comes after it.
 
     Raises:
         RaydeltError: a wrong spec, input or place, or an exceeded error budget; told in one sentence.
@@ -85,20 +93,52 @@ def execute(config: RunConfig, *, until: str = "report") -> Run:
         for _ in _flow(run):
             if until in run.manifests:
                 break
+        if then is not None:
+            then(run)
     return run
+
+
+def measure_values(run: Run) -> Manifest:
+    """The stage that holds the components of a run to the protocol of OpenDataVal."""
+    corpus, scores = run.manifests["corpus"], run.manifests["scores"]
+    inputs = [scores.fingerprint, _sides(corpus, ["test"])]
+    return run.stage("protocol", inputs, lambda stage: measure(corpus, scores, stage))
+
+
+def ask(run: Run, *, phase: Phase | None = None) -> session.Batch:
+    """A round of labelling: the examples of the pool that people are asked about next."""
+    config, corpus = run.config, run.manifests["corpus"]
+
+    def committee() -> Manifest:
+        label = config.label
+        inputs = [_content(corpus), config.model.model_dump(mode="json"), label.recipe.model_dump(mode="json")]
+        return run.stage(
+            "committee",
+            [*inputs, label.committee, _sides(corpus, ["validation"])],
+            lambda stage: train_committee(
+                config.model, label.recipe, label.committee, corpus, stage, seed=config.seed
+            ),
+        )
+
+    return session.next_batch(session.Stages(config, run.store, corpus, committee), phase=phase)
 
 
 def _flow(run: Run) -> Any:
     """The stages in order; pauses after each."""
     config, rank = run.config, run.config.rank
     c = config.model_dump(mode="json")
-    files = find(config.corpus)
+    files, answers = find(config.corpus), session.answers(config)
     corpus = run.stage(
         "corpus",
-        [c["corpus"], [[file.path, file.split, file.size, file.mark] for file in files]],
-        lambda stage: read_corpus(config.corpus, files, stage, seed=config.seed),
+        [c["corpus"], [[file.path, file.split, file.size, file.mark] for file in files], answers],
+        lambda stage: read_corpus(config.corpus, files, stage, seed=config.seed, answers=answers),
     )
     yield
+    if corpus.rows == 0:
+        raise InputError(
+            f"none of the {corpus.facts['pool']} examples of corpus.pool has a label yet: `raydelt label next` says "
+            "which to label first"
+        )
     scorers = [spec.build() for spec in config.score]
     for _ in _before_scores(run, corpus, needs_of(scorers)):
         yield
@@ -121,6 +161,9 @@ def _flow(run: Run) -> Any:
     history = proxies.facts["history"] if proxies else []
     only = config.select if rank.extent == "kept" else None
     tokens = run.manifests["tokens"] if config.select.method == "token_budget" else None
+    if rank.refine is not None:
+        yield from _refined(run, before, scores, history, rank.refine)
+        scores = run.manifests["refined"]
     ranking = run.stage(
         "ranking",
         [
@@ -183,12 +226,12 @@ def _before_scores(run: Run, corpus: Manifest, needs: frozenset[Need]) -> Any:
             lambda stage: tokenise_corpus(config.model, corpus, stage),
         )
         yield
-    if config.encoder is not None and needs & {"vectors", "neighbours"}:
-        encoder = config.encoder
+    if config.encoder is not None and needs & {"vectors", "neighbours", "values"}:
+        encoder, sides = config.encoder, ["validation"] if "values" in needs else []
         embeddings = run.stage(
             "embeddings",
-            [content, c["encoder"], folder.fingerprint(encoder.path)],
-            lambda stage: embed_corpus(encoder, config.cluster.actors, corpus, stage),
+            [content, c["encoder"], folder.fingerprint(encoder.path), _sides(corpus, sides)],
+            lambda stage: embed_corpus(encoder, config.cluster.actors, corpus, stage, sides=sides),
         )
         yield
     if "neighbours" in needs:
@@ -204,6 +247,19 @@ def _before_scores(run: Run, corpus: Manifest, needs: frozenset[Need]) -> Any:
             "ledger",
             [content, c["model"], settings],
             lambda stage: keep_ledger(config.rank, config.model, corpus, stage, seed=config.seed),
+        )
+        yield
+    if "values" in needs:
+        methods = [spec for spec in config.score if isinstance(spec, Valuation)]
+        run.stage(
+            "values",
+            [
+                content,
+                [method.model_dump(mode="json") for method in methods],
+                _sides(corpus, ["validation"]),
+                embeddings.fingerprint if embeddings else None,
+            ],
+            lambda stage: value_corpus(methods, corpus, embeddings, stage, seed=config.seed),
         )
         yield
     models = needs & {"classifier", "gradients"}
@@ -261,6 +317,42 @@ def _along_trajectories(run: Run, corpus: Manifest, tokens: Manifest | None) -> 
     yield
 
 
+def _refined(run: Run, before: Before, scores: Manifest, history: list[float], spec: Refine) -> Any:
+    """More rounds for the examples that the cut is not sure of, pooled with the first; pauses after each stage."""
+    config, corpus, rank = run.config, before.corpus, run.config.rank
+    seed = refine.rounds_seed(config.seed)
+
+    def uncertain(stage: Stage) -> Manifest:
+        pieces, _ = combined_rows(rank.combine, corpus, scores, history, stage.run)
+        return refine.find_uncertain(spec, config.select, corpus, pieces, stage, seed=config.seed)
+
+    c = config.model_dump(mode="json")
+    settings = [c["rank"]["combine"], c["rank"]["refine"], c["select"]]
+    found = run.stage("uncertain", [scores.fingerprint, history, settings], uncertain)
+    yield
+    more = rank.model_copy(update={"rounds": spec.rounds})
+    proxies = run.stage(
+        "more_proxies",
+        [before.beside["proxies"].fingerprint, spec.rounds],
+        lambda stage: fit_proxies(more, config.model, corpus, stage, seed=seed),
+    )
+    yield
+    again = replace(before, beside={**before.beside, "proxies": proxies}, only=found)
+    own = config.model_copy(update={"score": refine.repeatable(config.score)})
+    rescored = run.stage(
+        "rescored",
+        [scores.fingerprint, found.fingerprint, proxies.fingerprint],
+        lambda stage: score_corpus(own, again, stage),
+    )
+    yield
+    run.stage(
+        "refined",
+        [scores.fingerprint, rescored.fingerprint],
+        lambda stage: refine.pool_scores(scores, rescored, (rank.rounds, spec.rounds), stage),
+    )
+    yield
+
+
 def _before(run: Run, corpus: Manifest) -> Before:
     """What stands of the stages before the scores."""
     known = run.manifests
@@ -279,6 +371,11 @@ def _encoder(config: RunConfig, distil: Distil) -> str | None:
 def _content(corpus: Manifest) -> list[Any]:
     """What later stages read of the corpus."""
     return [corpus.facts[key] for key in ("content", "classes", "input_shape", "standardize")]
+
+
+def _sides(corpus: Manifest, kinds: list[str]) -> list[str]:
+    """What identifies held-out splits of the corpus."""
+    return [part.digest for kind in kinds for part in corpus.sides.get(kind, [])]
 
 
 def _own_models(model: ModelSpec) -> list[Any]:

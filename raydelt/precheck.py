@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from raydelt import cluster
 from raydelt.config import HeldOut, RunConfig
 from raydelt.errors import SpecError
+from raydelt.rank.refine import repeatable
 from raydelt.scorers.lqs import LqsConfig
 from raydelt.scorers.protocol import Need
 from raydelt.train import track
@@ -26,6 +27,11 @@ def check(config: RunConfig, stages: Sequence[str]) -> None:
         )
     if "model" in stages:
         _check_training(config)
+    if "refined" in stages and config.rank.refine is not None and not repeatable(config.score):
+        raise SpecError(
+            "rank.refine repeats scores by proxies, and no scorer of this spec has any: add one such as difficulty or "
+            "grad_norm, or drop rank.refine"
+        )
     if config.model.factory is not None:
         from raydelt.models.classifier import load_factory
 
@@ -68,7 +74,9 @@ def _check_scorer(config: RunConfig, name: str, needs: frozenset[Need]) -> None:
         raise SpecError(f"{name} needs labels: set corpus.label_column")
     if "time" in needs and config.corpus.time_column is None:
         raise SpecError(f"{name} needs the age of examples: set corpus.time_column")
-    if needs & {"target", "trajectory"} and config.corpus.validation == HeldOut():
+    if "values" in needs and language:
+        raise SpecError(f"{name} values labelled examples, and model.kind is causal_lm: take lqs or target_alignment")
+    if needs & {"target", "trajectory", "validation"} and config.corpus.validation == HeldOut():
         raise SpecError(f"{name} needs a target set: set corpus.validation.fraction or corpus.validation.source")
     own = needs & {"classifier", "gradients"} and not language
     if own and config.rank.method == "score" and not config.model.checkpoints:

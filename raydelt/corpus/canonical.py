@@ -78,7 +78,7 @@ def probe(items: Sequence[Item], corpus: Corpus) -> Layout:
 def _layout(raw: RawRows, item: Item, corpus: Corpus) -> Layout:
     label = corpus.label_column or ("label" if item.format in ("builtin", "idx") else None)
     named = {
-        "corpus.label_column": corpus.label_column,
+        "corpus.label_column": None if item.split == "pool" else corpus.label_column,
         "corpus.id_column": corpus.id_column,
         "corpus.group_column": corpus.group_column,
         "corpus.time_column": corpus.time_column,
@@ -155,7 +155,8 @@ def _image_layout(raw: RawRows, name: str, corpus: Corpus, label: str | None) ->
 
 def canonical(item: Item, corpus: Corpus, layout: Layout) -> Iterator[pa.Table]:
     """Canonical rows of one unit, a bounded number at a time."""
-    needed = [*layout.columns, layout.label_column, corpus.id_column, corpus.group_column, corpus.time_column]
+    label = None if item.split == "pool" else layout.label_column
+    needed = [*layout.columns, label, corpus.id_column, corpus.group_column, corpus.time_column]
     columns = list(dict.fromkeys(name for name in needed if name is not None))
     for raw in formats.read(item, columns, text_unit=corpus.text_unit):
         missing = [name for name in columns if name not in raw.columns] if len(raw.rows) else []
@@ -175,7 +176,8 @@ def _table(raw: RawRows, item: Item, corpus: Corpus, layout: Layout) -> pa.Table
     paths = [item.path] * count if raw.paths is None else raw.paths
     x, reasons = features(raw.columns, layout, count)
     texts = _strings(raw.columns[layout.columns[0]]) if layout.kind == "text" else None
-    labels = _labels(raw.columns, paths, corpus, layout, reasons)
+    pool = item.split == "pool"
+    labels = [None] * count if pool else _labels(raw.columns, paths, corpus, layout, reasons)
     contents = [text.encode() for text in texts] if texts is not None else [row.tobytes() for row in x]
     times = pa.nulls(count, pa.float64())
     if corpus.time_column is not None:

@@ -7,6 +7,7 @@ part.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +28,7 @@ class DonePart:
     corpus: Part
     validation: Part
     test: Part
+    pool: Part
     quarantine: Part | None
     content: str
     counts: Counter[str]
@@ -34,17 +36,27 @@ class DonePart:
 
 
 def finish_part(
-    stage: Stage, corpus: Corpus, layout: Layout, classes: list[str], seed: int, index: int, pieces: list[pa.Table]
+    stage: Stage,
+    corpus: Corpus,
+    layout: Layout,
+    classes: list[str],
+    answers: Mapping[str, str],
+    seed: int,
+    index: int,
+    pieces: list[pa.Table],
 ) -> DonePart:
-    """Sort one part by id, settle duplicates, set splits apart, flip labels as the spec says, write the files."""
+    """Sort one part by id, settle duplicates, set splits apart, flip labels as the spec says, write the files.
+
+    `answers` are labels by id, which take their examples out of the pool into the corpus.
+    """
     rows = pa.concat_tables(pieces).sort_by(
         [(name, "ascending") for name in ("draw_key", "example_id", "group_key", "label_name", "source_file", "row")]
     )
     rows, overlap = _without_overlap(rows)
     rows, duplicates, conflicts = _settle_duplicates(rows, corpus)
-    rows = _with_splits(rows, corpus, seed)
+    rows = _answered(_with_splits(rows, corpus, seed), answers)
     written = {}
-    for split in ("corpus", "validation", "test"):
+    for split in ("corpus", "validation", "test", "pool"):
         own = rows.filter(pc.equal(rows["split"], split))
         table = _corpus_table(own, corpus, layout, classes, seed, noisy=split == "corpus")
         kind = "part" if split == "corpus" else split
@@ -58,6 +70,7 @@ def finish_part(
         written["corpus"][0],
         written["validation"][0],
         written["test"][0],
+        written["pool"][0],
         quarantine,
         _content(train),
         Counter(duplicates=duplicates, conflicts=conflicts.num_rows, overlap=overlap, flipped=flipped),
@@ -66,10 +79,11 @@ def finish_part(
 
 
 def _without_overlap(rows: pa.Table) -> tuple[pa.Table, int]:
-    """Drop training rows whose id also stands in a held-out source; rows are sorted by id."""
-    ids, split = column_of(rows, "example_id"), column_of(rows, "split")
-    held_out = np.unique(ids[split != "corpus"].astype(str))
-    lost = (split == "corpus") & np.isin(ids.astype(str), held_out)
+    """Drop training rows whose id also stands in a held-out source, and pool rows whose id stands anywhere else."""
+    ids, split = column_of(rows, "example_id").astype(str), column_of(rows, "split")
+    held_out = (split == "validation") | (split == "test")
+    lost = (split == "corpus") & np.isin(ids, ids[held_out])
+    lost |= (split == "pool") & np.isin(ids, ids[split != "pool"])
     return rows.filter(pa.array(~lost)), int(np.count_nonzero(lost))
 
 
@@ -111,6 +125,18 @@ def _with_splits(rows: pa.Table, corpus: Corpus, seed: int) -> pa.Table:
     split[own & (u < corpus.test.fraction)] = "test"
     split[own & (u >= corpus.test.fraction) & (u < upper)] = "validation"
     return rows.set_column(rows.schema.get_field_index("split"), "split", pa.array(split, pa.string()))
+
+
+def _answered(rows: pa.Table, answers: Mapping[str, str]) -> pa.Table:
+    """The rows with what people answered: those of the pool that have a label now belong to the corpus."""
+    if not answers:
+        return rows
+    ids, split = rows["example_id"].to_pylist(), rows["split"].to_pylist()
+    told = [answers.get(key) if part == "pool" else None for key, part in zip(ids, split, strict=True)]
+    labels = pc.coalesce(pa.array(told, pa.string()), rows["label_name"].combine_chunks())
+    parts = pa.array(["corpus" if new is not None else old for new, old in zip(told, split, strict=True)], pa.string())
+    rows = rows.set_column(rows.schema.get_field_index("label_name"), "label_name", labels)
+    return rows.set_column(rows.schema.get_field_index("split"), "split", parts)
 
 
 def _corpus_table(

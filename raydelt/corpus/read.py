@@ -5,7 +5,7 @@ sorted by key within each part. So the same examples give the same parts whateve
 duplicates meet in one part; later stages work part by part and get the same batches everywhere; and any prefix of the
 parts is a uniform random sample. Cost: one pass over the sources and one shuffle; memory of a task: one part.
 
-Counts reconcile: read = corpus + validation + test + duplicates + overlap + quarantined.
+Counts reconcile: read = corpus + validation + test + pool + duplicates + overlap + quarantined.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import functools
 import itertools
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,8 +48,10 @@ def partitions(rows: int, size: int) -> int:
     return max(1, share, -(-rows // ROWS_PER_PART), -(-size // BYTES_PER_PART))
 
 
-def read_corpus(corpus: Corpus, files: Sequence[SourceFile], stage: Stage, *, seed: int) -> Manifest:
-    """Read, validate, split and publish the examples of these files.
+def read_corpus(
+    corpus: Corpus, files: Sequence[SourceFile], stage: Stage, *, seed: int, answers: Mapping[str, str] | None = None
+) -> Manifest:
+    """Read, validate, split and publish the examples of these files; `answers` are labels by id for the pool.
 
     Raises:
         InputError: nothing readable, no example left, duplicates where the spec forbids them, or a single class.
@@ -61,9 +63,9 @@ def read_corpus(corpus: Corpus, files: Sequence[SourceFile], stage: Stage, *, se
     tallies = cluster.parallel(_tally, [(block,) for block in blocks], label="corpus: count")
     tally = _Tally.sum(tallies)
     _check_budget(tally, len(files), corpus)
-    classes = _classes(tally, corpus)
+    classes = _classes(tally, corpus, set((answers or {}).values()))
     count = partitions(tally.good, tally.bytes)
-    finish = functools.partial(finish_part, stage, corpus, layout, classes, seed)
+    finish = functools.partial(finish_part, stage, corpus, layout, classes, answers or {}, seed)
     done = cluster.shuffle(blocks, _split_by_key, finish, count, label="corpus: shuffle")
     faulty = [(stage, i, block) for i, block in enumerate(blocks) if tallies[i].bad_rows or tallies[i].bad_files]
     bad = cluster.parallel(_write_quarantine, faulty, label="corpus: quarantine")
@@ -75,6 +77,7 @@ def read_corpus(corpus: Corpus, files: Sequence[SourceFile], stage: Stage, *, se
         {
             "validation": [part.validation for part in done if part.validation.rows],
             "test": [part.test for part in done if part.test.rows],
+            "pool": [part.pool for part in done if part.pool.rows],
             "quarantine": [*bad, *(part.quarantine for part in done if part.quarantine is not None)],
         },
     )
@@ -162,11 +165,15 @@ def _check_budget(tally: _Tally, files: int, corpus: Corpus) -> None:
         )
 
 
-def _classes(tally: _Tally, corpus: Corpus) -> list[str]:
+def _classes(tally: _Tally, corpus: Corpus, answered: set[str]) -> list[str]:
     """The class names in the order of their indices: as the spec lists them, else sorted (numbers as numbers)."""
     if not corpus.labelled:
         return []
-    found = sorted(tally.labels, key=lambda name: (0, int(name), name) if _is_int(name) else (1, 0, name))
+    if corpus.pool is not None and corpus.classes is not None:
+        return corpus.classes
+    found = sorted(
+        {*tally.labels, *answered}, key=lambda name: (0, int(name), name) if _is_int(name) else (1, 0, name)
+    )
     if len(found) < 2:
         raise InputError(
             f"corpus.label_column {corpus.label_column!r} holds {len(found)} classes ({', '.join(found) or 'none'}): "
@@ -202,6 +209,7 @@ def _facts(
         "corpus": sum(part.corpus.rows for part in done),
         "validation": sum(part.validation.rows for part in done),
         "test": sum(part.test.rows for part in done),
+        "pool": sum(part.pool.rows for part in done),
         "duplicates": counts["duplicates"],
         "overlap": counts["overlap"],
         "quarantined": tally.bad_rows + counts["conflicts"],
@@ -228,7 +236,7 @@ def _check_result(facts: dict[str, Any], corpus: Corpus) -> None:
             facts["overlap"],
             *(("example", "is") if facts["overlap"] == 1 else ("examples", "are")),
         )
-    if facts["corpus"] == 0:
+    if facts["corpus"] == 0 and not facts["pool"]:
         raise InputError(
             f"corpus.source {corpus.source!r} leaves no example to score ({facts['read']} rows read, "
             f"{facts['quarantined']} quarantined): check the columns and the held-out fractions"

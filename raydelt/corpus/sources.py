@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from raydelt.config import Corpus
 from raydelt.errors import InputError
 
-Split = Literal["corpus", "validation", "test"]
+Split = Literal["corpus", "validation", "test", "pool"]
 BUILT_IN = "builtin://"
 FILES_PER_ITEM = 256
 BYTES_PER_ITEM = 16 << 20
@@ -61,7 +61,7 @@ class Item:
 
 
 def find(corpus: Corpus) -> list[SourceFile]:
-    """The files of the corpus, and of held-out splits that have a source of their own.
+    """The files of the corpus, of held-out splits that have a source of their own, and of the unlabelled pool.
 
     Raises:
         InputError: a source does not exist, holds no file of a known format, or cannot be listed.
@@ -71,6 +71,8 @@ def find(corpus: Corpus) -> list[SourceFile]:
         source = getattr(corpus, split).source
         if source is not None:
             found += _files(source, corpus, split, f"corpus.{split}.source")
+    if corpus.pool is not None:
+        found += _files(corpus.pool, corpus, "pool", "corpus.pool")
     return found
 
 

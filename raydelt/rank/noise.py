@@ -19,6 +19,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 from scipy.special import ndtr
 
 from raydelt.scorers.protocol import Array
@@ -94,6 +95,14 @@ def noise_of(
         wrong=unit_sum(below[decided & kept]),
         missed=unit_sum(above[decided & ~kept]),
     )
+
+
+def errors_of(table: pa.Table) -> Array:
+    """The standard errors [n] of combined scores, NaN where they are unknown."""
+    errors: Array = (
+        table["score_se"].combine_chunks().cast(pa.float64()).fill_null(np.nan).to_numpy(zero_copy_only=False)
+    )
+    return errors
 
 
 def undecided(scores: Array, errors: Array, cut: float | Array, *, z: float = 1.0) -> Array:

@@ -106,27 +106,45 @@ def rank_scores(
         SpecError: the selection's budget cannot be met.
         InputError: a combined score is not finite.
     """
-    weights = effective_weights(combine, history)
-    one = Combination(stage.run, _files(corpus), _files(scores), _files(tokens), combine, weights)
-    batches = _batches(scores, exact.ROWS_PER_RANGE)
-    found = _distributions(one, batches)
-    held = cluster.scatter(_combined, [(one, batch, found) for batch in batches], 2, label="rank: combine")
-    pieces = [row[0] for row in held]
-    counts = np.sum(cluster.fetched([row[1] for row in held]), axis=0)
-    facts: dict[str, Any] = {
-        "weights": weights,
-        "gated_out": int(counts[0] + counts[2]),
-        "excluded": int(counts[0] + counts[1]),
-        "rows": scores.rows,
-    }
+    pieces, facts = combined_rows(combine, corpus, scores, history, stage.run, tokens=tokens)
     decision = None
     if only is not None:
-        decision = decide(only, source_of(only, pieces, _columns, len(corpus.facts["classes"])), seed=seed)
+        decision = decide_on(only, pieces, corpus, seed=seed)
         facts["decision"] = decision.facts()
     rows = decision.rows if decision else scores.rows
     write = functools.partial(_write_range, stage, None if decision else rows)
     parts = exact.rank_rows(pieces, functools.partial(_kept_rows, decision), write, rows=rows)
     return stage.publish(parts, facts)
+
+
+def combined_rows(
+    combine: Combine,
+    corpus: Manifest,
+    scores: Manifest,
+    history: Sequence[float],
+    run: Store,
+    *,
+    tokens: Manifest | None = None,
+) -> tuple[list[Any], dict[str, Any]]:
+    """References to tables of combined rows, unsorted, in the order of the parts; and how many the gate and so on."""
+    weights = effective_weights(combine, history)
+    one = Combination(run, _files(corpus), _files(scores), _files(tokens), combine, weights)
+    batches = _batches(scores, exact.ROWS_PER_RANGE)
+    found = _distributions(one, batches)
+    held = cluster.scatter(_combined, [(one, batch, found) for batch in batches], 2, label="rank: combine")
+    counts = np.sum(cluster.fetched([row[1] for row in held]), axis=0)
+    facts = {
+        "weights": weights,
+        "gated_out": int(counts[0] + counts[2]),
+        "excluded": int(counts[0] + counts[1]),
+        "rows": scores.rows,
+    }
+    return [row[0] for row in held], facts
+
+
+def decide_on(select: Select, pieces: Sequence[Any], corpus: Manifest, *, seed: int) -> Decision:
+    """What a selection keeps of combined rows."""
+    return decide(select, source_of(select, pieces, _columns, len(corpus.facts["classes"])), seed=seed)
 
 
 def _files(manifest: Manifest | None) -> tuple[str, ...]:

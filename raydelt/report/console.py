@@ -62,6 +62,29 @@ def show_verdicts(verdicts: Sequence[Verdict]) -> None:
         print(f"{verdict.arm:10} seed {verdict.seed:<6} {verdict.steps:>8} steps   {told}")
 
 
+def show_values(components: Sequence[dict[str, Any]]) -> None:
+    """Print what the protocol of data valuation says of every component."""
+    found = "f1" in components[0]
+    heads = ["F1", "AUROC", "avg. precision", "discovery"] if found else []
+    keys = ["f1", "auroc", "average_precision", "discovery"] if found else []
+    kinds = list(components[0]["curves"])
+    wide = max(len(own["component"]) for own in components)
+    print(f"{'component':{wide}}" + "".join(f"{head:>16}" for head in [*heads, *(k.replace("_", " ") for k in kinds)]))
+    for own in components:
+        values = [own[key] for key in keys] + [own["curves"][kind]["area"] for kind in kinds]
+        print(f"{own['component']:{wide}}" + "".join(f"{value:>16.4f}" for value in values))
+    print("\nareas are mean accuracies: lower is better for remove high and add low, higher for the other two")
+
+
+def show_labelling(found: dict[str, Any]) -> None:
+    """Print where labelling stands, a line for every round."""
+    print(f"phase {found['phase']}: {found['reason']}")
+    print("queue: " + ", ".join(f"{number} {state}" for state, number in found["queue"].items()))
+    for own in found["rounds"]:
+        accuracy = "" if own["accuracy"] is None else f", validation accuracy {percent(own['accuracy'])}"
+        print(f"round {own['round']}: {own['phase']}, {own['labels']} labels, asked for {own['asked']}{accuracy}")
+
+
 def lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
     """What matters of a summary, as names and texts."""
     selection, training, cost = summary["selection"], summary["training"], summary["cost"]

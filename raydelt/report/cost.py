@@ -14,8 +14,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-BEFORE_SCORES = ("tokens", "embeddings", "neighbours", "ledger", "proxies", "targets")
-CHOOSING = (*BEFORE_SCORES, "scores", "ranking", "selection")
+from raydelt.rank import refine
+
+BEFORE_SCORES = ("tokens", "embeddings", "neighbours", "ledger", "values", "proxies", "targets")
+CHOOSING = (*BEFORE_SCORES, "scores", *refine.STAGES, "ranking", "selection")
 TRAINING = "model"
 
 

@@ -30,6 +30,7 @@ LOW_IS_SUSPICIOUS = frozenset(
     {
         *("margin", "consistency", "consistency_posterior", "consistency_lower", "self_consistency"),
         *("aum", "confidence", "correctness", "alignment", "alignment_cosine", "tracin"),
+        *("lossval", "knn_shapley", "data_oob", "lava", "self_confidence", "random_values"),
     }
 )
 

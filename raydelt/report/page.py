@@ -93,6 +93,7 @@ def balance(counts: Mapping[str, int], duplicates: str) -> dict[str, Any]:
     kept = duplicates == "keep"
     rows = [("corpus to choose from", counts["corpus"]), ("validation split", counts["validation"])]
     rows += [("test split", counts["test"])]
+    rows += [("pool without labels", counts["pool"])] if counts.get("pool") else []
     rows += [] if kept else [("duplicates dropped", counts["duplicates"])]
     rows += [("dropped for overlap with a held-out split", counts["overlap"]), ("quarantined", counts["quarantined"])]
     off = sum(number for _, number in rows) - counts["read"]

@@ -11,7 +11,7 @@ Caution: with quotas every class has a cut of its own; `cut` is the lowest of th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from raydelt import cluster
 from raydelt.examples import LABEL, column_of
+from raydelt.rank.noise import errors_of
 from raydelt.report.statistics import Range, bin_edges, range_of
 from raydelt.scorers.protocol import Array
 from raydelt.storage import Manifest, Store
@@ -35,7 +36,6 @@ class View:
     cut: float | None
     kept: int
     classes: int
-    whole: bool = True
 
     @property
     def position_bins(self) -> int:
@@ -51,10 +51,10 @@ def describe(
     """
     files = [part.file for part in ranking.parts]
     ranges = cluster.parallel(score_range, [(run, file) for file in files], label="report: score range")
-    view = View(bin_edges(ranges), selection.facts["cut_score"], selection.rows, classes, corpus is None)
+    view = View(bin_edges(ranges), selection.facts["cut_score"], selection.rows, classes)
     pairs = zip(files, (part.file for part in selection.parts), strict=True)
     counted = cluster.parallel(count, [(run, a, b, view) for a, b in pairs], label="report: ranking")
-    found = summed(counted, view)
+    found = summed(counted, view, selection.facts["noise"])
     if corpus is not None:
         found["classes"]["corpus"] = list(corpus)
     return found
@@ -77,7 +77,7 @@ def count(run: Store, ranking: str, selection: str, view: View) -> dict[str, Arr
         raise RuntimeError(f"{selection} keeps ranks that {ranking} does not hold")
     groups = {"kept": kept, "left": ~kept & gate, "gated": ~kept & ~gate}
     found = {name: np.histogram(score[mask], view.edges)[0] for name, mask in groups.items()}
-    found |= _noise(table, score, kept, gate, view)
+    found |= _errors(errors_of(table), score, view)
     found |= _order(score[at], column_of(chosen, "position"), view)
     labels = table[LABEL].combine_chunks()
     for name, mask in (("corpus", np.ones(len(kept), np.bool_)), ("selected", kept)):
@@ -86,16 +86,12 @@ def count(run: Store, ranking: str, selection: str, view: View) -> dict[str, Arr
     return found
 
 
-def _noise(table: pa.Table, score: Array, kept: Array, gate: Array, view: View) -> dict[str, Array]:
-    """How many kept and left examples lie within their own error of the cut, and the errors' sum per score bin."""
-    errors = table["score_se"].combine_chunks()
-    known = np.asarray(errors.is_valid().to_numpy(zero_copy_only=False), np.bool_)
-    se = np.asarray(errors.fill_null(0.0).to_numpy(zero_copy_only=False), np.float64)
-    near = known & gate & (np.abs(score - (np.inf if view.cut is None else view.cut)) <= se)
+def _errors(errors: Array, score: Array, view: View) -> dict[str, Array]:
+    """Number and sum of the known standard errors per score bin."""
+    known = ~np.isnan(errors)
     return {
-        "near": np.array([np.count_nonzero(near & kept), np.count_nonzero(near & ~kept)]),
         "known": np.histogram(score[known], view.edges)[0],
-        "se_sum": np.histogram(score[known], view.edges, weights=se[known])[0],
+        "se_sum": np.histogram(score[known], view.edges, weights=errors[known])[0],
     }
 
 
@@ -108,8 +104,8 @@ def _order(score: Array, position: Array, view: View) -> dict[str, Array]:
     return {name: np.bincount(place, weights=own, minlength=bins) for name, own in weights.items()}
 
 
-def summed(counted: list[dict[str, Array]], view: View) -> dict[str, Any]:
-    """The figures from the counts of all files."""
+def summed(counted: list[dict[str, Array]], view: View, noise: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The figures from the counts of all files; `noise` is what the selection found at its cut."""
     total = {name: np.sum([part[name] for part in counted], axis=0) for name in counted[0]}
     number = np.maximum(total["order_count"], 1)
     mean = total["order_sum"] / number
@@ -119,7 +115,7 @@ def summed(counted: list[dict[str, Array]], view: View) -> dict[str, Any]:
         "edges": view.edges.tolist(),
         **{name: total[name].tolist() for name in ("kept", "left", "gated")},
         "cut": view.cut,
-        "noise": _noise_at_cut(total, view),
+        "noise": _noise_at_cut(total, view, noise),
         "classes": {name: total[f"classes_{name}"].tolist() for name in ("corpus", "selected")},
         "order": {
             "starts": [-(-bin * view.kept // view.position_bins) for bin in range(view.position_bins + 1)],
@@ -129,13 +125,17 @@ def summed(counted: list[dict[str, Array]], view: View) -> dict[str, Any]:
     }
 
 
-def _noise_at_cut(total: dict[str, Array], view: View) -> dict[str, Any] | None:
-    """The noise at the cut, or None where no standard error or no cut is known."""
-    if view.cut is None or not total["known"].sum():
+def _noise_at_cut(total: dict[str, Array], view: View, noise: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The noise at the cut and the mean error there, or None where no standard error or no cut is known."""
+    if view.cut is None or noise is None:
         return None
     bins = len(view.edges) - 1
     at = int(np.clip(np.searchsorted(view.edges, view.cut, side="right") - 1, 0, bins - 1))
     # The cut's own bin holds the cut example itself, so it is empty only where that one has no error.
     width = float(total["se_sum"][at] / total["known"][at]) if total["known"][at] else None
-    kept, left = (int(n) for n in total["near"])
-    return {"kept": kept, "left": left if view.whole else None, "share": kept / max(view.kept, 1), "width": width}
+    return {
+        "kept": noise["undecided_kept"],
+        "left": noise["undecided_left"],
+        "share": noise["share"],
+        "width": width,
+    }

@@ -22,7 +22,7 @@ from raydelt.report.quarantine import quarantined
 from raydelt.report.suspects import suspects
 from raydelt.storage import Manifest, Stage, Store
 
-COUNTS = ("read", "corpus", "validation", "test", "duplicates", "overlap", "quarantined", "bad_files", "flipped")
+COUNTS = ("read", "corpus", "validation", "test", "pool", "duplicates", "overlap", "quarantined", "bad_files")
 
 
 def write_report(
@@ -41,7 +41,7 @@ def summarise(
     config: RunConfig, manifests: dict[str, Manifest], seconds: Mapping[str, float | None], run: Store
 ) -> dict[str, Any]:
     """The figures of a run as plain data."""
-    corpus, scores = manifests["corpus"], manifests["scores"]
+    corpus, scores = manifests["corpus"], manifests.get("refined", manifests["scores"])
     ranking, selection = manifests["ranking"], manifests["selection"]
     training, classes = manifests["model"].facts, corpus.facts["classes"]
     per_class = corpus.facts["per_class"] if "decision" in ranking.facts else None
@@ -52,7 +52,7 @@ def summarise(
         "name": config.name,
         "output": config.output,
         "spec": config.resolved(),
-        "corpus": {key: corpus.facts[key] for key in COUNTS},
+        "corpus": {key: corpus.facts[key] for key in (*COUNTS, "flipped")},
         "classes": classes,
         "scores": {key: scores.facts[key] for key in ("scored", "quarantined", "columns", "concentration")},
         "selection": selection.facts,

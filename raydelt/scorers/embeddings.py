@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -30,8 +31,10 @@ from raydelt.storage import Manifest, Part, Stage
 TEXT = "text"
 
 
-def embed_corpus(encoder: Encoder, actors: Actors, corpus: Manifest, stage: Stage) -> Manifest:
-    """Encode the texts of the corpus and publish their vectors.
+def embed_corpus(
+    encoder: Encoder, actors: Actors, corpus: Manifest, stage: Stage, *, sides: Sequence[str] = ()
+) -> Manifest:
+    """Encode the texts of the corpus, and of some of its held-out splits, and publish their vectors.
 
     Raises:
         SpecError: the corpus has no texts, the encoder cannot read `max_length` tokens, or its library is missing.
@@ -41,30 +44,40 @@ def embed_corpus(encoder: Encoder, actors: Actors, corpus: Manifest, stage: Stag
         raise SpecError("encoder reads texts, but the corpus has none: set corpus.text_column, or drop the encoder")
     # Workers have working directories of their own.
     path = os.path.abspath(encoder.path) if os.path.isdir(encoder.path) else encoder.path
+    texts = [("part", i, part) for i, part in enumerate(corpus.parts)]
+    texts += [(kind, i, part) for kind in sides for i, part in enumerate(corpus.sides.get(kind, []))]
     options = {
         "stage": stage,
-        "files": [part.file for part in corpus.parts],
+        "files": [(stage.file(kind, i), part.file) for kind, i, part in texts],
         "path": path,
         "max_length": encoder.max_length,
         "batch_size": encoder.batch_size,
         "num_gpus": actors.num_gpus,
     }
-    items = [{"part": index} for index in range(len(corpus.parts))]
+    items = [{"part": index} for index in range(len(texts))]
     rows = cluster.actor_map(PartEmbedder, items, options=options, actors=actors, label="embeddings")
     done = {entry["part"]: Part(**entry["file"]) for entry in (json.loads(row["done"]) for row in rows)}
-    parts = [done[index] for index in range(len(corpus.parts))]
-    if [part.rows for part in parts] != [part.rows for part in corpus.parts]:
-        raise RuntimeError(f"{corpus.rows} texts went in, {sum(part.rows for part in parts)} vectors came out")
+    if any(done[i].rows != part.rows for i, (_, _, part) in enumerate(texts)):
+        rows_in, rows_out = (sum(part.rows for part in held) for held in ([t[2] for t in texts], done.values()))
+        raise RuntimeError(f"{rows_in} texts went in, {rows_out} vectors came out")
+    parts = [done[i] for i in range(len(corpus.parts))]
     width = stage.run.read_table(parts[0].file, [EMBEDDING])[EMBEDDING].type.list_size
     facts = {"width": width, "encoder": encoder.path, "encoder_fingerprint": folder.fingerprint(path)}
-    return stage.publish(parts, facts)
+    held = {kind: [done[i] for i, (own, _, _) in enumerate(texts) if own == kind] for kind in sides}
+    return stage.publish(parts, facts, held)
 
 
 class PartEmbedder:
     """One actor: holds the encoder, encodes parts, writes their files."""
 
     def __init__(
-        self, stage: Stage, files: list[str], path: str, max_length: int | None, batch_size: int, num_gpus: float
+        self,
+        stage: Stage,
+        files: list[tuple[str, str]],
+        path: str,
+        max_length: int | None,
+        batch_size: int,
+        num_gpus: float,
     ) -> None:
         # The actors share the machine; the tokenizer would start a thread for each of its CPUs in every one of them.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -80,9 +93,9 @@ class PartEmbedder:
         return {"done": [json.dumps(self._embed_part(index)) for index in batch.column("part").to_pylist()]}
 
     def _embed_part(self, index: int) -> dict[str, Any]:
-        run, name = self.stage.run, self.stage.file("part", index)
+        run, (name, source) = self.stage.run, self.files[index]
         if not run.exists(name):
-            texts = run.read_table(self.files[index], [EXAMPLE_ID, TEXT])
+            texts = run.read_table(source, [EXAMPLE_ID, TEXT])
             vectors = self.embedder.encode(texts[TEXT].to_pylist(), batch_size=self.batch_size)
             run.write_table(name, pa.table({EXAMPLE_ID: texts[EXAMPLE_ID], EMBEDDING: fixed_lists(vectors)}))
         return {"part": index, "file": asdict(run.described(name))}

@@ -37,11 +37,13 @@ Need = Literal[
     "time",
     "trajectory",
     "data_scorer",
+    "validation",
+    "values",
 ]
 """What a scorer asks of the flow: a label, held-out predictions of a classifier, per-example gradients of any model,
 the gradient of the target set, losses of a language model, the ledger of a training, vectors that stand for the
-examples, nearest neighbours among them, a time, trajectories with their adjoints, a data scorer that
-was distilled from them."""
+examples, nearest neighbours among them, a time, trajectories with their adjoints, a data scorer that was distilled
+from them, a validation split, values of whole-corpus methods."""
 
 
 class Reducer(Protocol[S, R_co]):

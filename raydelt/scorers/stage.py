@@ -39,11 +39,20 @@ READ = (EXAMPLE_ID, DRAW_KEY, FEATURES, LABEL)
 
 @dataclass(frozen=True)
 class Before:
-    """What the score stage reads: the corpus, the stages whose files lie beside its parts, and those of the model."""
+    """What the score stage reads: the corpus, the stages whose files lie beside its parts, and those of the model.
+
+    `only` names, part by part, the rows to score; all where it is None.
+    """
 
     corpus: Manifest
     beside: Mapping[str, Manifest] = field(default_factory=dict)
     models: Mapping[str, Manifest] = field(default_factory=dict)
+    only: Manifest | None = None
+
+    @property
+    def rows(self) -> int:
+        """How many examples are to be scored."""
+        return self.corpus.rows if self.only is None else self.only.rows
 
     @property
     def proxies(self) -> Manifest | None:
@@ -63,7 +72,8 @@ class Before:
 class PartReader:
     """Reads what scorers may see of one corpus part, with what lies beside it. Never the clean label.
 
-    `rows` are those of each part to read, from its first on; all where it is empty.
+    `rows` are those of each part to read, from its first on, and `only` files of their places in `part_row`; all rows
+    where they are empty.
     """
 
     run: Store
@@ -71,6 +81,7 @@ class PartReader:
     beside: tuple[tuple[str, ...], ...] = ()
     extra: tuple[str, ...] = ()
     rows: tuple[int, ...] = ()
+    only: tuple[str, ...] = ()
 
     def table(self, index: int) -> pa.Table:
         """The rows of a part, in order."""
@@ -84,6 +95,8 @@ class PartReader:
             for name in other.column_names:
                 if name not in table.column_names:
                     table = table.append_column(name, other[name])
+        if self.only:
+            return table.take(self.run.read_table(self.only[index])["part_row"])
         return table.slice(0, self.rows[index]) if self.rows else table
 
     def __call__(self, index: int) -> pa.RecordBatch:
@@ -99,6 +112,7 @@ def reader_of(run: Store, before: Before, *, extra: tuple[str, ...] = ()) -> Par
         tuple(tuple(part.file for part in manifest.parts) for manifest in before.beside.values()),
         extra,
         tuple(part.rows for part in before.corpus.parts),
+        tuple(part.file for part in before.only.parts) if before.only else (),
     )
 
 
@@ -117,7 +131,7 @@ def score_corpus(config: RunConfig, before: Before, stage: Stage) -> Manifest:
     reader = reader_of(stage.run, before, extra=named)
     vectors = before.beside.get("embeddings")
     only_vectors = (tuple(part.file for part in vectors.parts),) if vectors else ()
-    context = _fit(config, before, replace(reader, beside=only_vectors), scorers)
+    context = _fit(config, before, replace(reader, beside=only_vectors, only=()), scorers)
     if "trajectory" in needs and "data_scorer" not in needs:
         tell_estimate(config, before.models["trajectory"], corpus.rows)
     options = {"stage": stage, "config": config, "before": before, "reader": reader, "context": context}
@@ -127,18 +141,21 @@ def score_corpus(config: RunConfig, before: Before, stage: Stage) -> Manifest:
     parts = [Part(**entry["scores"]) for entry in done]
     bad = [Part(**entry["quarantine"]) for entry in done if entry["quarantine"] is not None]
     scored, quarantined = sum(p.rows for p in parts), sum(p.rows for p in bad)
-    if scored + quarantined != corpus.rows:
-        raise RuntimeError(f"{corpus.rows} examples went in, {scored} were scored and {quarantined} quarantined")
-    if quarantined > config.corpus.error_budget * corpus.rows:
+    if scored + quarantined != before.rows:
+        raise RuntimeError(f"{before.rows} examples went in, {scored} were scored and {quarantined} quarantined")
+    if quarantined > config.corpus.error_budget * before.rows:
         raise ErrorBudgetExceeded(
-            f"{quarantined} of {corpus.rows} scores are not finite, more than corpus.error_budget "
+            f"{quarantined} of {before.rows} scores are not finite, more than corpus.error_budget "
             f"{config.corpus.error_budget:g} allows; the first: {_first_reason(stage.run, bad)}"
         )
     columns = {scorer.name: list(scorer.columns) for scorer in scorers}
     names = [name for own in columns.values() for name in own]
-    _warn_of_constants(stage.run, parts, names)
-    shared_out = _concentration(stage.run, parts, [name for name in GRADIENT_SIZES if name in names], before.proxies)
-    facts = {"scored": scored, "quarantined": quarantined, "columns": columns, "concentration": shared_out}
+    facts = {"scored": scored, "quarantined": quarantined, "columns": columns}
+    # What a chosen few say of a component is not what the corpus says.
+    if before.only is None:
+        _warn_of_constants(stage.run, parts, names)
+        sizes = [name for name in GRADIENT_SIZES if name in names]
+        facts["concentration"] = _concentration(stage.run, parts, sizes, before.proxies)
     return stage.publish(parts, facts, {"quarantine": bad})
 
 
@@ -248,6 +265,8 @@ class PartScorer:
     def _score_rows(self, index: int) -> tuple[pa.Table, pa.Table]:
         """The scores of one part, and the quarantine entries of rows that cannot be scored or have no finite score."""
         table = self.reader.table(index)
+        if table.num_rows == 0:
+            return table.select([EXAMPLE_ID]), pa.Table.from_pylist([], schema=QUARANTINE_SCHEMA)
         told = table[REASON].to_pylist() if REASON in table.column_names else [None] * table.num_rows
         usable = np.asarray([reason is None for reason in told])
         columns = self._columns(table.filter(pa.array(usable)))
@@ -270,8 +289,7 @@ class PartScorer:
         return {name: np.concatenate(values) for name, values in parts.items()}
 
     def _quarantined(self, index: int, rows: Array, reasons: Sequence[str]) -> pa.Table:
-        file = self.corpus.parts[index].file
-        provenance = self.stage.run.read_table(file, ["source_file", "row", EXAMPLE_ID]).take(pa.array(rows))
+        provenance = self.reader.columns(index, ["source_file", "row", EXAMPLE_ID]).take(pa.array(rows))
         return pa.table(
             [provenance["source_file"], provenance["row"], pa.array(reasons, pa.string()), provenance[EXAMPLE_ID]],
             schema=QUARANTINE_SCHEMA,

@@ -55,10 +55,11 @@ class Decision:
         return self.cut.mask(table if self.view is None else self.view(table))
 
     def cut_scores(self, table: pa.Table) -> Array | None:
-        """The score [n] at which each row's group is cut, NaN where it has none; None where no score decides."""
+        """The score [n] at which each row is cut, NaN where its gate or group decides; None where no score does."""
         if not self.cuts:
             return None
         found: Array = np.array(self.cuts, np.float64)[groups_of(table, self.group)]
+        found[keys.levels(table) != keys.BEST] = np.nan
         return found
 
     def importance(self, table: pa.Table) -> tuple[Array, Array]:

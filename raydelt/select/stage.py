@@ -18,9 +18,8 @@ from raydelt import cluster
 from raydelt.config import Order, Select
 from raydelt.examples import EXAMPLE_ID, SELECTION_SCHEMA, column_of
 from raydelt.order.orders import positions
-from raydelt.rank import keys
 from raydelt.rank.cuts import groups_of
-from raydelt.rank.noise import NoiseSums, noise_of
+from raydelt.rank.noise import NoiseSums, errors_of, noise_of
 from raydelt.scorers.protocol import Array
 from raydelt.select.decision import Decision, decide, source_of, stood_by
 from raydelt.storage import Manifest, Part, Stage, Store
@@ -94,9 +93,7 @@ def _noise(decision: Decision, ranking: pa.Table, mask: Array) -> NoiseSums:
     cut = decision.cut_scores(ranking)
     if cut is None:
         return NoiseSums()
-    errors = ranking["score_se"].combine_chunks().cast(pa.float64()).fill_null(np.nan).to_numpy(zero_copy_only=False)
-    passing = (keys.levels(ranking) == keys.BEST) & ~np.isnan(cut)
-    return noise_of(column_of(ranking, "score"), errors, mask, cut, gate=passing)
+    return noise_of(column_of(ranking, "score"), errors_of(ranking), mask, cut, gate=~np.isnan(cut))
 
 
 def _told(sums: NoiseSums, *, whole: bool) -> dict[str, Any] | None:

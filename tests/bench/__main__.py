@@ -16,6 +16,7 @@ BENCHES = (
     "rank",
     "ordered",
     "orders",
+    "active",
 )
 
 

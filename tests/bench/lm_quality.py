@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from sklearn.metrics import roc_auc_score
 from raydelt import cluster, pipeline
 from raydelt.config import Cluster, RunConfig
 from raydelt.specfile import load
-from raydelt.storage import Store, read_manifest
+from raydelt.storage import Store, fingerprint, read_manifest
 from tests import graded
 from tests.bench.lm_quality_training import Settings, arms, compare, ngram_perplexity, table
 
@@ -81,8 +82,8 @@ def print_scores(found: pd.DataFrame) -> None:
         print(f"best {RATIO:.0%} by {score}: " + ", ".join(f"{name} {share:.0%}" for name, share in shares.items()))
 
 
-def print_training(found: pd.DataFrame) -> dict[str, list[float]]:
-    """Train every arm, and print test losses with paired differences."""
+def print_training(found: pd.DataFrame, folder: Path) -> dict[str, list[float]]:
+    """Train every arm, and print test losses with paired differences; a folder keeps what is trained."""
     ordered = found.set_index("text").loc[pd.read_parquet(graded.CORPUS)["text"].drop_duplicates()]
     known = dict(zip(pd.read_parquet(graded.CORPUS)["text"], graded.documents(graded.CORPUS), strict=True))
     tokens = [known[text] for text in ordered.index]
@@ -96,7 +97,11 @@ def print_training(found: pd.DataFrame) -> dict[str, list[float]]:
         f"\n{len(chosen)} arms x {len(SEEDS)} seeds, {budget} tokens each ({PASSES:g} passes of the best {RATIO:.0%})"
     )
     test = graded.documents(graded.TEST)
-    results = compare(tokens, chosen, seeds=list(SEEDS), budget_tokens=budget, test=test, settings=SETTINGS)
+    what = [budget, asdict(SETTINGS), found[["example_id", *TRAINED]].values.tolist()]
+    record = folder / f"arms-{fingerprint(what)[:10]}.json"
+    results = compare(
+        tokens, chosen, seeds=list(SEEDS), budget_tokens=budget, test=test, settings=SETTINGS, record=record
+    )
     print(table(results))
     return results
 
@@ -120,7 +125,7 @@ def main(arguments: list[str] | None = None) -> None:
     print_scores(found)
     record: dict[str, Any] = {name: separation(found, name, BAD) for name in SCORES}
     if not options.no_training:
-        record["losses"] = print_training(found)
+        record["losses"] = print_training(found, Path(config.output))
     if options.json:
         options.json.write_text(json.dumps(record))
 

@@ -8,6 +8,7 @@ per token on test documents.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import sys
@@ -123,14 +124,24 @@ def compare(
     budget_tokens: int,
     test: Sequence[Array],
     settings: Settings,
+    record: Path,
 ) -> dict[str, list[float]]:
-    """Test losses of every arm in the order of the seeds; a Ray task with one thread for each arm and seed."""
+    """Test losses of every arm in the order of the seeds; a Ray task with one thread for each arm and seed.
+
+    The losses of a seed are added to the file `record` when all its arms are trained, and not trained again.
+    """
+    known: dict[str, dict[str, float]] = json.loads(record.read_text()) if record.exists() else {}
     with cluster.connected(Cluster()):
         corpus, held_out = ray.put(list(tokens)), ray.put(list(test))
-        calls = [(corpus, arm, seed, budget_tokens, held_out, settings) for seed in seeds for arm in arms]
-        losses = iter(cluster.parallel(_trained, calls, label="train arms"))
-    rows = [[next(losses) for _ in arms] for _ in seeds]
-    return {arm.name: [row[i] for row in rows] for i, arm in enumerate(arms)}
+        for seed in seeds:
+            own = known.setdefault(str(seed), {})
+            left = [arm for arm in arms if arm.name not in own]
+            calls = [(corpus, arm, seed, budget_tokens, held_out, settings) for arm in left]
+            losses = cluster.parallel(_trained, calls, label=f"train arms, seed {seed}")
+            own.update(zip((arm.name for arm in left), losses, strict=True))
+            record.write_text(json.dumps(known))
+            print(f"seed {seed}: {len(left)} arms trained", flush=True)
+    return {arm.name: [known[str(seed)][arm.name] for seed in seeds] for arm in arms}
 
 
 def _trained(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pytest
 from raydelt import cluster
 from raydelt.config import RunConfig
 from raydelt.examples import QUARANTINE_SCHEMA, RANKING_SCHEMA, SELECTION_SCHEMA
+from raydelt.rank.noise import errors_of, noise_of
 from raydelt.report.parts import ScoredParts
 from raydelt.report.stage import summarise
 from raydelt.specfile import validate
@@ -125,7 +126,7 @@ class Finished:
             [[b[i] for b in made.bad] for i in range(3)] + [["digest"] * len(made.bad)], schema=QUARANTINE_SCHEMA
         )
         sides = {"quarantine": [self.store.write_table("quarantine/part.parquet", bad)]} if made.bad else {}
-        facts = dict.fromkeys(("validation", "duplicates", "overlap", "bad_files"), 0)
+        facts = dict.fromkeys(("validation", "pool", "duplicates", "overlap", "bad_files"), 0)
         rows = sum(b[1] is not None for b in made.bad)
         facts |= {"read": n + 60 + rows, "corpus": n, "test": 60, "quarantined": rows}
         facts |= {"flipped": int(made.flipped().sum()), "bad_files": len(made.bad) - rows}
@@ -183,9 +184,15 @@ class Finished:
         )
         gates = kept["gate"].to_numpy()
         cut = float(kept["score"].to_numpy()[gates].min()) if gates.any() else None
-        facts = {"kept": k, "of": n, "below_gate": int((~gates).sum()), "cut_score": cut, "noise": None}
+        facts = {"kept": k, "of": n, "below_gate": int((~gates).sum()), "cut_score": cut}
+        facts["noise"] = self._noise(cut, np.arange(n) >= first)
         below = max(0, n // 3 - first)
         return Manifest("selection", "f" * 32, self._write("selection", table, [below]), {}, facts)
+
+    def _noise(self, cut: float | None, kept: np.ndarray[Any, Any]) -> dict[str, Any] | None:
+        score, gate = self.ranked["score"].to_numpy(), self.ranked["gate"].to_numpy()
+        found = None if cut is None else noise_of(score, errors_of(self.ranked), kept, cut, gate=gate).finish()
+        return None if found is None else asdict(found)
 
     def _model(self) -> Manifest:
         rng = np.random.default_rng(11)

@@ -104,7 +104,7 @@ def test_position_bins_cover_every_position_once(kept: int) -> None:
     counted = ranked._order(np.zeros(kept), np.arange(kept), view)["order_count"]
     names = ("kept", "left", "gated", "near", "known", "se_sum", "classes_corpus", "classes_selected")
     rest = dict.fromkeys(names, np.zeros(1))
-    order = ranked.summed([ranked._order(np.zeros(kept), np.arange(kept), view) | rest], view)["order"]
+    order = ranked.summed([ranked._order(np.zeros(kept), np.arange(kept), view) | rest], view, None)["order"]
     assert np.diff(order["starts"]).tolist() == counted.tolist()
     assert counted.min() > 0
 

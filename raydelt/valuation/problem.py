@@ -1,0 +1,61 @@
+"""What every valuation method reads, and what it gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from raydelt.errors import InputError
+from raydelt.scorers.protocol import Array
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A training set to value, and a validation set that says what is good.
+
+    `x` [n, d] and `val_x` [J, d] are features (raw standardised ones, or embeddings); `y` [n] and `val_y` [J] are
+    classes 0..`classes`-1, or where `classes` is None targets [n] or [n, k] of a regression.
+
+    Raises:
+        InputError: a side is empty, widths or lengths differ, a number is not finite, or a class is out of range.
+    """
+
+    x: Array
+    y: Array
+    val_x: Array
+    val_y: Array
+    classes: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, x, y in (("training", self.x, self.y), ("validation", self.val_x, self.val_y)):
+            if len(x) == 0:
+                raise InputError(f"the {name} set is empty: valuation needs examples on both sides")
+            if len(x) != len(y):
+                raise InputError(f"the {name} set has {len(x)} rows of features and {len(y)} labels: give as many")
+            if not (np.isfinite(x).all() and np.isfinite(y).all()):
+                raise InputError(f"the {name} set holds values that are not finite: drop or repair those rows")
+            if self.classes is not None and (np.min(y) < 0 or np.max(y) >= self.classes):
+                raise InputError(
+                    f"the {name} set holds class {int(np.max(y))}, and there are {self.classes} classes: "
+                    "give classes from 0 on"
+                )
+        if self.x.shape[1:] != self.val_x.shape[1:]:
+            raise InputError(
+                f"training features have width {self.x.shape[1]}, validation features {self.val_x.shape[1]}: "
+                "give both the same features"
+            )
+
+    @cached_property
+    def targets(self) -> Array:
+        """The targets of a regression [n, k] as float64."""
+        return np.asarray(self.y, np.float64).reshape(len(self.y), -1)
+
+
+@dataclass(frozen=True)
+class Values:
+    """Values [n], higher is better, in the order of the training set; standard errors [n] where a method has them."""
+
+    values: Array
+    errors: Array | None = None

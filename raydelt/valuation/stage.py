@@ -1,0 +1,105 @@
+"""The values stage: what valuations say of every example of the corpus, in files that lie beside its parts.
+
+The features of corpus and validation split, or where the spec has an encoder their embeddings, lie once in the object
+store, standardised as the corpus says; the pieces of every method run as Ray tasks that read them without copying, and
+are added in order, so no number of workers changes a value. Memory: the features once, and of a task what its method
+states.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from raydelt import cluster
+from raydelt.errors import InputError
+from raydelt.examples import EMBEDDING, EXAMPLE_ID, FEATURES, LABEL, column_of, features_of
+from raydelt.models.moments import Moments
+from raydelt.scorers.protocol import Array
+from raydelt.storage import Manifest, Part, Stage, Store
+from raydelt.valuation.methods import Valuation
+from raydelt.valuation.problem import Problem, Values
+
+
+def value_corpus(
+    methods: Sequence[Valuation], corpus: Manifest, embeddings: Manifest | None, stage: Stage, *, seed: int
+) -> Manifest:
+    """Value every example of the corpus by every method and publish the values, part by part of the corpus.
+
+    Raises:
+        InputError: the validation split does not fit the corpus, or a method finds the data unfit.
+    """
+    validation = sum(part.rows for part in corpus.sides.get("validation", []))
+    if validation == 0 and any(method.by_validation for method in methods):
+        raise InputError(
+            "corpus.validation leaves no example that can be used, and values are measured by it: look at quarantine/"
+        )
+    problem = cluster.shared(_problem, stage.run, corpus, embeddings, label="values: examples")
+    # Every piece of every method is asked for before the first sum is waited for.
+    found = [_valued(method, problem, validation, seed) for method in methods]
+    edges = np.cumsum([0, *(part.rows for part in corpus.parts)])
+    names = [method.kind for method in methods]
+    calls = [
+        (stage, index, part.file, slice(int(edges[index]), int(edges[index + 1])), names, *found)
+        for index, part in enumerate(corpus.parts)
+    ]
+    parts = cluster.parallel(_write_part, calls, label="values: write")
+    return stage.publish(parts, {"methods": [method.model_dump(mode="json") for method in methods]})
+
+
+def _valued(method: Valuation, problem: Any, validation: int, seed: int) -> Any:
+    """A reference to the values of one method."""
+    label = f"values: {method.kind}"
+    pieces = [
+        cluster.shared(_piece, method, problem, index, seed, label=label) for index in range(method.pieces(validation))
+    ]
+    return cluster.shared(_finished, method, validation, *pieces, label=label)
+
+
+def _piece(method: Valuation, problem: Problem, index: int, seed: int) -> Array:
+    from raydelt.models.classifier import one_thread
+
+    one_thread()
+    return method.piece(problem, index, seed=seed)
+
+
+def _finished(method: Valuation, validation: int, *pieces: Array) -> Values:
+    return method.finish(functools.reduce(np.add, pieces), validation)
+
+
+def _problem(run: Store, corpus: Manifest, embeddings: Manifest | None) -> Problem:
+    """Corpus and validation split side by side; without a validation split, the corpus stands in for it."""
+    held = corpus.sides.get("validation", [])
+    x, y = _examples(run, corpus.parts, embeddings.parts if embeddings else [])
+    val_x, val_y = x[:1], y[:1]
+    if held:
+        val_x, val_y = _examples(run, held, embeddings.sides["validation"] if embeddings else [])
+    if embeddings is None and corpus.facts["standardize"]:
+        mean, spread = Moments.of(x).standardisation(corpus.facts["input_shape"])
+        x, val_x = (((part - mean) / spread).astype(np.float32) for part in (x, val_x))
+    return Problem(x, y, val_x, val_y, classes=len(corpus.facts["classes"]))
+
+
+def _examples(run: Store, parts: Sequence[Part], vectors: Sequence[Part]) -> tuple[Array, Array]:
+    """Features [n, d], or vectors where there are files of them, and labels [n]."""
+    tables = [run.read_table(part.file, [FEATURES, LABEL]) for part in parts]
+    y = np.concatenate([column_of(table, LABEL) for table in tables]).astype(np.int64)
+    if not vectors:
+        return np.concatenate([features_of(table) for table in tables]), y
+    columns = [run.read_table(part.file, [EMBEDDING])[EMBEDDING].combine_chunks() for part in vectors]
+    flat = [column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1) for column in columns]
+    return np.concatenate(flat), y
+
+
+def _write_part(stage: Stage, index: int, file: str, rows: slice, names: Sequence[str], *found: Values) -> Part:
+    """The values of one corpus part, row by row alike."""
+    columns: dict[str, Any] = {EXAMPLE_ID: stage.run.read_table(file, [EXAMPLE_ID])[EXAMPLE_ID]}
+    for name, own in zip(names, found, strict=True):
+        columns[name] = pa.array(own.values[rows].astype(np.float32))
+        if own.errors is not None:
+            columns[f"{name}_se"] = pa.array(own.errors[rows].astype(np.float32))
+    return stage.run.write_table(stage.file("part", index), pa.table(columns))
