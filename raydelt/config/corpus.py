@@ -77,7 +77,7 @@ class Corpus(Section):
         if self.label_from_folder and self.label_column:
             raise ValueError("label_from_folder and label_column exclude each other")
         if not self.sources and (self.pool is None or self.classes is None):
-            raise ValueError("give `source`, or for a corpus that is labelled from nothing `pool` and `classes`")
+            raise ValueError("source is missing: add it, or `pool` and `classes` to label a corpus from nothing")
         if self.pool is not None and (not self.labelled or self.label_from_folder):
             raise ValueError("a pool is there to be labelled, so the corpus needs labels too: set label_column")
         if self.validation.fraction + self.test.fraction >= 1:
