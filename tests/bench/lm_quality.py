@@ -3,7 +3,8 @@
 First the distribution of every score by source, and how well each tells good documents from bad (AUROC). Then fresh
 models of the same shape, trained on the same number of tokens: the best 30 % by each score, and for the trajectory
 score also its orders, beside orders that tell nothing (the score negated, the length), a random part, and everything.
-Needs `make assets`. The settings of the job were chosen on `tuning.parquet`, which shares no document with the corpus.
+Needs `make assets`; trained arms are kept in the run directory, and BENCH_ARMS is a regular expression of those to
+train. The settings of the job were chosen on `tuning.parquet`, which shares no document with the corpus.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from tests.bench.lm_quality_training import Settings, arms, compare, ngram_perpl
 
 SEEDS = range(int(os.environ.get("BENCH_SEEDS", "5")))
 PASSES = float(os.environ.get("BENCH_PASSES", "1"))
+ARMS = re.compile(os.environ.get("BENCH_ARMS", ""))
 RATIO = 0.3
 SPEC = "jobs/lm_quality.yaml"
 BAD = ["html", "headers", "shuffled"]
@@ -90,7 +93,8 @@ def print_training(found: pd.DataFrame, folder: Path) -> dict[str, list[float]]:
     scores = {name: ordered[name].to_numpy() for name in TRAINED}
     lengths = np.asarray([len(ids) for ids in tokens])
     # An order of all documents needs a whole pass of them, which this budget is not.
-    chosen = [arm for arm in arms(scores, lengths, ratio=RATIO) if not arm.name.startswith("all")]
+    every = arms(scores, lengths, ratio=RATIO)
+    chosen = [arm for arm in every if not arm.name.startswith("all") and ARMS.search(arm.name)]
     best = np.argsort(scores["lqs"])[-int(RATIO * len(tokens)) :]
     budget = int(PASSES * (lengths[best] - 1).sum())
     print(
