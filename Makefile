@@ -39,7 +39,7 @@ bench: $(READY)
 peers: $(READY)
 	$(BIN)/pip install -q --disable-pip-version-check --no-deps --target build/peers opacus==1.6.0 opt-einsum \
 	  bergson==2.5.1 datasets jaxtyping wadler_lindig natsort simple-parsing docstring_parser petname torchopt \
-	  optree multiprocess dill ml_dtypes pocketsphinx==5.1.1
+	  optree multiprocess dill ml_dtypes pocketsphinx==5.1.1 opendataval==1.3.0
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -255,11 +255,11 @@ def _before_scores(run: Run, corpus: Manifest, needs: frozenset[Need]) -> Any:
             "values",
             [
                 content,
-                [method.model_dump(mode="json") for method in methods],
+                [method.lasting() for method in methods],
                 _sides(corpus, ["validation"]),
                 embeddings.fingerprint if embeddings else None,
             ],
-            lambda stage: value_corpus(methods, corpus, embeddings, stage, seed=config.seed),
+            lambda stage: value_corpus(config, methods, corpus, embeddings, stage),
         )
         yield
     models = needs & {"classifier", "gradients"}

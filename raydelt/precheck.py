@@ -11,6 +11,7 @@ from raydelt.rank.refine import repeatable
 from raydelt.scorers.lqs import LqsConfig
 from raydelt.scorers.protocol import Need
 from raydelt.train import track
+from raydelt.valuation.methods import LossValConfig
 
 
 def check(config: RunConfig, stages: Sequence[str]) -> None:
@@ -92,3 +93,5 @@ def require(config: RunConfig) -> None:
     for spec in config.score:
         if isinstance(spec, LqsConfig):
             cluster.require("CPU", spec.workers, "score.lqs.workers")
+        if isinstance(spec, LossValConfig):
+            cluster.require("CPU", spec.workers, "score.lossval.workers")

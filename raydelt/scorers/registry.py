@@ -30,6 +30,7 @@ BUILT_IN = {
     "lm_loss": "raydelt.scorers.lm_loss:LmLossConfig",
     "excess_loss": "raydelt.scorers.excess_loss:ExcessLossConfig",
     "target_alignment": "raydelt.scorers.target_alignment:TargetAlignmentConfig",
+    "lossval": "raydelt.valuation.methods:LossValConfig",
     "knn_shapley": "raydelt.valuation.methods:KnnShapleyConfig",
     "data_oob": "raydelt.valuation.methods:DataOobConfig",
     "lava": "raydelt.valuation.methods:LavaConfig",

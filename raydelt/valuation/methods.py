@@ -9,17 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from raydelt.examples import column_of
 from raydelt.scorers.protocol import Array, Need, Reducer, ScoringContext
 from raydelt.scorers.registry import ScorerConfig
 from raydelt.valuation import knn_shapley, protocol
 from raydelt.valuation.problem import Problem, Values
+
+if TYPE_CHECKING:
+    from raydelt.valuation.lossval import LossVal
 
 PIECES = 32
 VALUED: frozenset[Need] = frozenset({"label", "values"})
@@ -33,6 +36,10 @@ class Valuation(ScorerConfig):
 
     def build(self) -> Valued:
         return Valued(self.kind, (self.kind,), VALIDATED if self.by_validation else VALUED)
+
+    def lasting(self) -> dict[str, Any]:
+        """What the values depend on."""
+        return self.model_dump(mode="json")
 
     def pieces(self, validation: int) -> int:
         """Into how many pieces the work falls, for so many validation examples."""
@@ -55,6 +62,49 @@ class RandomValuesConfig(Valuation):
 
     def piece(self, problem: Problem, index: int, *, seed: int) -> Array:
         return protocol.random_values(problem, seed=seed).values
+
+
+class LossValConfig(Valuation):
+    """`{kind: lossval, mode: normalised}`; `shards` own the rows, and `workers` the shards.
+
+    The values depend on the number of shards, and not on that of the workers.
+    """
+
+    kind: Literal["lossval"] = "lossval"
+    mode: Literal["normalised", "reference"] = "normalised"
+    shards: Annotated[int, Field(ge=1)] = 1
+    workers: Annotated[int, Field(ge=1)] = 1
+    repeats: Annotated[int, Field(ge=1)] = 2
+    folds: Annotated[int, Field(ge=2)] = 5
+    epochs: Annotated[int, Field(ge=1)] | None = None
+    batch: Annotated[int, Field(ge=1)] | None = None
+    lr: Annotated[float, Field(gt=0)] = 0.01
+    hidden: tuple[Annotated[int, Field(ge=1)], ...] | None = None
+    transport: bool = True
+
+    @model_validator(mode="after")
+    def _a_shard_for_every_worker(self) -> LossValConfig:
+        if self.workers > self.shards:
+            raise ValueError(f"workers {self.workers} is more than shards {self.shards}: every worker needs a shard")
+        return self
+
+    def settings(self) -> LossVal:
+        """What the method itself is told."""
+        from raydelt.valuation.lossval import LossVal
+
+        return LossVal(**self.model_dump(exclude={"kind", "workers"}))
+
+    def lasting(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", exclude={"workers"})
+
+    def piece(self, problem: Problem, index: int, *, seed: int) -> Array:
+        from raydelt.valuation.lossval import lossval
+
+        found = lossval(problem, self.settings(), seed=seed)
+        return np.stack([found.values, *([] if found.errors is None else [found.errors])])
+
+    def finish(self, total: Array, validation: int) -> Values:
+        return Values(*total)
 
 
 class KnnShapleyConfig(Valuation):

@@ -115,7 +115,7 @@ def temperatures(diameter: float, blur: float, scaling: float) -> list[float]:
 
 def diameter_of(x: Tensor, points: Tensor, *, rows: int = 4096) -> float:
     """A diameter that holds for every batch of the rows x [n, d], a margin above the largest distance."""
-    return MARGIN * max(float(torch.cdist(part, points).max()) for part in x.split(rows))
+    return MARGIN * max(float(torch.cdist(part, points).max()) for part in torch.split(x, rows))
 
 
 def costs(x: Tensor, y: Tensor) -> Tensor:

@@ -16,17 +16,18 @@ import numpy as np
 import pyarrow as pa
 
 from raydelt import cluster
+from raydelt.config import RunConfig
 from raydelt.errors import InputError
 from raydelt.examples import EMBEDDING, EXAMPLE_ID, FEATURES, LABEL, column_of, features_of
 from raydelt.models.moments import Moments
 from raydelt.scorers.protocol import Array
 from raydelt.storage import Manifest, Part, Stage, Store
-from raydelt.valuation.methods import Valuation
+from raydelt.valuation.methods import LossValConfig, Valuation
 from raydelt.valuation.problem import Problem, Values
 
 
 def value_corpus(
-    methods: Sequence[Valuation], corpus: Manifest, embeddings: Manifest | None, stage: Stage, *, seed: int
+    config: RunConfig, methods: Sequence[Valuation], corpus: Manifest, embeddings: Manifest | None, stage: Stage
 ) -> Manifest:
     """Value every example of the corpus by every method and publish the values, part by part of the corpus.
 
@@ -40,7 +41,8 @@ def value_corpus(
         )
     problem = cluster.shared(_problem, stage.run, corpus, embeddings, label="values: examples")
     # Every piece of every method is asked for before the first sum is waited for.
-    found = [_valued(method, problem, validation, seed) for method in methods]
+    alone = {m.kind: _valued(m, problem, validation, config.seed) for m in methods if not on_workers(m)}
+    found = [alone[m.kind] if m.kind in alone else _on_workers(m, config, problem, stage) for m in methods]
     edges = np.cumsum([0, *(part.rows for part in corpus.parts)])
     names = [method.kind for method in methods]
     calls = [
@@ -48,7 +50,22 @@ def value_corpus(
         for index, part in enumerate(corpus.parts)
     ]
     parts = cluster.parallel(_write_part, calls, label="values: write")
-    return stage.publish(parts, {"methods": [method.model_dump(mode="json") for method in methods]})
+    return stage.publish(parts, {"methods": [method.lasting() for method in methods]})
+
+
+def on_workers(method: Valuation) -> bool:
+    """Whether a method is one training that several workers share."""
+    return isinstance(method, LossValConfig) and method.workers > 1
+
+
+def _on_workers(method: Valuation, config: RunConfig, problem: Any, stage: Stage) -> Values:
+    from raydelt.valuation.workers import value_on_workers
+
+    assert isinstance(method, LossValConfig)
+    failures = config.train.max_failures
+    return value_on_workers(
+        problem, method.settings(), stage, workers=method.workers, max_failures=failures, seed=config.seed
+    )
 
 
 def _valued(method: Valuation, problem: Any, validation: int, seed: int) -> Any:

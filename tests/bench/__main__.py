@@ -17,6 +17,8 @@ BENCHES = (
     "ordered",
     "orders",
     "active",
+    "lossval",
+    "valuation",
 )
 
 

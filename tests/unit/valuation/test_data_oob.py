@@ -66,5 +66,5 @@ def test_features_without_spread_give_values() -> None:
 
 def test_an_example_in_every_bag_is_refused() -> None:
     x = np.zeros((1, 2))
-    with pytest.raises(InputError, match="each of the 5 bags holds row 0"):
+    with pytest.raises(InputError, match="each of the bags holds row 0"):
         data_oob(Problem(x, np.zeros(1, int), x, np.zeros(1, int), 2), seed=0, bags=5)

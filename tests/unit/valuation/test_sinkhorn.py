@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from geomloss import SamplesLoss
@@ -96,7 +98,7 @@ def test_the_schedule_falls_from_the_square_of_the_diameter_to_that_of_the_blur(
     found = temperatures(40.0, 0.05, 0.5)
     assert found[0] == 1600.0
     assert found[-1] == 0.05**2
-    assert all(a >= b for a, b in zip(found, found[1:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(found))
 
 
 def test_what_cannot_be_computed_is_refused() -> None:
