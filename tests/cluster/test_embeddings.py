@@ -117,7 +117,7 @@ def test_bytes_depend_on_neither_files_nor_actors_nor_an_interruption(
     flow: tuple[Manifest, Manifest, Stage], encoder: Path, tmp_path: Path
 ) -> None:
     corpus, stage = read_texts(tmp_path, files=1), stage_of(tmp_path)
-    files = [part.file for part in corpus.parts]
+    files = [(stage.file("part", i), part.file) for i, part in enumerate(corpus.parts)]
     actor = PartEmbedder(stage, files, str(encoder), None, 16, 0.0)
     items = pa.table({"part": list(range(len(files)))})
     done = [json.loads(entry)["file"] for entry in actor(items)["done"]]
