@@ -19,6 +19,7 @@ BENCHES = (
     "active",
     "lossval",
     "valuation",
+    "planning",
 )
 
 
