@@ -104,7 +104,7 @@ def _table(noise: str, kind: str, names: Sequence[str]) -> None:
         line = f"{method:22}" + "".join(f"{f'{c[0]:.3f}/{c[1]:.3f}':>17}" for c in cells)
         print(line + f"{f'{mean[0]:.3f}/{mean[1]:.3f}':>13}{mean[2]:>8.2f}", flush=True)
     if noise == "label" and kind == "classes":
-        _removals(names, {method: own[:, (1, 3), :, 3] for method, own in found.items()})
+        _removals(names, {method: own[:, [1, 3]][..., 3] for method, own in found.items()})
 
 
 def _removals(names: Sequence[str], areas: dict[str, Array]) -> None:
