@@ -107,10 +107,18 @@ def _draw_key(example_id: str) -> int:
     return xxhash.xxh3_64_intdigest(example_id.encode())
 
 
+def derived_seed(seed: int, *salt: int | str) -> int:
+    """A seed of 63 bits for one purpose, a pure function of (seed, salt)."""
+    return _stream(seed, *salt) >> 1
+
+
+def _stream(seed: int, *salt: int | str) -> int:
+    return xxhash.xxh3_64_intdigest(repr((seed, *salt)).encode())
+
+
 def mix(keys: UInt64Array, seed: int, *salt: int | str) -> UInt64Array:
     """Pseudo-random 64-bit integers [n], a pure function of (key, seed, salt)."""
-    stream = xxhash.xxh3_64_intdigest(repr((seed, *salt)).encode())
-    z = keys ^ np.uint64(stream)
+    z = keys ^ np.uint64(_stream(seed, *salt))
     with np.errstate(over="ignore"):
         z = z + np.uint64(0x9E3779B97F4A7C15)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -130,20 +138,21 @@ def shuffled(keys: UInt64Array, seed: int, *salt: int | str) -> NDArray[np.int64
 
 def features_of(table: pa.Table | pa.RecordBatch) -> NDArray[np.float32]:
     """The feature matrix [n, width] of a corpus table, without copying where Arrow allows it."""
-    return _matrix_of(table, FEATURES)
+    return matrix_of(table, FEATURES)
 
 
 def vectors_of(table: pa.Table | pa.RecordBatch) -> NDArray[np.float32]:
     """What examples are compared by [n, d]: their embeddings where an encoder gave any, else their features."""
-    return _matrix_of(table, EMBEDDING if EMBEDDING in table.schema.names else FEATURES)
+    return matrix_of(table, EMBEDDING if EMBEDDING in table.schema.names else FEATURES)
 
 
-def _matrix_of(table: pa.Table | pa.RecordBatch, name: str) -> NDArray[np.float32]:
+def matrix_of(table: pa.Table | pa.RecordBatch, name: str) -> NDArray[Any]:
+    """A column of fixed-size lists as a matrix [n, width], without copying where Arrow allows it."""
     column = table.column(name)
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
     width: int = column.type.list_size
-    values: NDArray[np.float32] = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+    values: NDArray[Any] = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
     return values
 
 

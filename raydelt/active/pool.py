@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import xxhash
 
 from raydelt import cluster
 from raydelt.active.centres import Passes, Points, points_of
@@ -27,7 +26,7 @@ from raydelt.active.shortlist import UTILITY, Shortlist
 from raydelt.active.utilities import COMMITTEE, UTILITIES
 from raydelt.config import ModelSpec, Recipe
 from raydelt.corpus.canonical import fixed_lists
-from raydelt.examples import DRAW_KEY, EXAMPLE_ID, FEATURES, LABEL, column_of, features_of, uniform
+from raydelt.examples import DRAW_KEY, EXAMPLE_ID, FEATURES, LABEL, column_of, derived_seed, features_of, uniform
 from raydelt.models.moments import FeatureMoments, Moments
 from raydelt.scorers.difficulty import log_softmax
 from raydelt.scorers.protocol import Array
@@ -92,7 +91,7 @@ def train_committee(
 
 def member_seed(seed: int, member: int) -> int:
     """The seed of a member's weights and batches."""
-    return xxhash.xxh3_64_intdigest(repr((seed, "committee", member)).encode()) >> 1
+    return derived_seed(seed, "committee", member)
 
 
 def _train_member(stage: Stage, spec: ModelSpec, recipe: Recipe, corpus: Manifest, member: int, seed: int) -> Part:

@@ -27,13 +27,22 @@ from raydelt.active.adversarial import adversarial_validation
 from raydelt.active.batch import Candidates, choose
 from raydelt.active.centres import k_means_parallel, lloyd, nearest_examples
 from raydelt.active.phases import Facts, Phase, Settings, next_phase
-from raydelt.active.pool import HIDDEN, PROBABILITIES, Pool, load_committee, shortlisted, standardised_passes
+from raydelt.active.pool import (
+    HIDDEN,
+    PROBABILITIES,
+    RANDOM,
+    Pool,
+    load_committee,
+    probabilities,
+    shortlisted,
+    standardised_passes,
+)
 from raydelt.active.queue import ABSTAINED, LABELLED, QUERIED, LabelQueue
 from raydelt.active.stopping import Agreement, Budget, Plateau, Round, Rule, should_stop
 from raydelt.active.utilities import UTILITIES, Predictor, custom
 from raydelt.config import Label, RunConfig
 from raydelt.errors import SpecError
-from raydelt.examples import EXAMPLE_ID, FEATURES, column_of, features_of
+from raydelt.examples import EXAMPLE_ID, FEATURES, column_of, features_of, matrix_of
 from raydelt.scorers.protocol import Array
 from raydelt.storage import Manifest, Store, absolute, read_manifest
 
@@ -41,6 +50,7 @@ ROUNDS = "rounds.json"
 QUEUE = "labels"
 COMPARED = 20_000
 SEEN = 5_000
+NEEDS_LABELLED = ("k_center", "typical")
 CONTENT = ("text", "source_file", "row")
 
 
@@ -187,7 +197,7 @@ def _typical(config: RunConfig, pool: Pool, corpus: Manifest) -> list[str]:
 def _useful(config: RunConfig, pool: Pool, corpus: Manifest, committee: Manifest) -> list[str]:
     """The most useful examples, and of these different ones."""
     label = config.label
-    own = label.utility not in (*UTILITIES, "random")
+    own = label.utility not in (*UTILITIES, RANDOM)
     size = label.batch * (label.shortlist if label.diversify or own else 1)
     found = shortlisted(pool, label.utility, config.model, corpus, committee, size, seed=config.seed)
     ids = found[EXAMPLE_ID].to_pylist()
@@ -196,14 +206,11 @@ def _useful(config: RunConfig, pool: Pool, corpus: Manifest, committee: Manifest
     elif label.diversify is None:
         rows = np.arange(min(label.batch, len(ids)))
     else:
-        h, p = (_matrix(found, name) for name in (HIDDEN, PROBABILITIES))
+        h, p = (matrix_of(found, name) for name in (HIDDEN, PROBABILITIES))
         seen = _hidden_of_labelled(config, corpus, committee, pool.run) if label.diversify in NEEDS_LABELLED else None
         candidates = Candidates(np.array(ids, object), h, p, seen)
         rows = choose(label.diversify, candidates, label.batch, seed=config.seed)
     return [ids[row] for row in rows]
-
-
-NEEDS_LABELLED = ("k_center", "typical")
 
 
 def _by_users_function(
@@ -211,8 +218,6 @@ def _by_users_function(
 ) -> Array:
     """Rows of the shortlist that the user's own function picks, which looks at their features."""
     members = load_committee(pool.run, config.model, corpus.facts, committee.sides["models"])
-    from raydelt.active.pool import probabilities
-
     wanted = pa.array(ids, pa.string())
     tables = [pool.part(index, [EXAMPLE_ID, FEATURES]) for index in range(len(pool.files))]
     table = pa.concat_tables([own.filter(pc.is_in(own[EXAMPLE_ID], value_set=wanted)) for own in tables])
@@ -268,12 +273,6 @@ def content_of(run: Store, corpus: Manifest, ids: pa.Array) -> pa.Table:
         tables.append(table.filter(pc.is_in(table[EXAMPLE_ID], value_set=ids)))
     found = pa.concat_tables(tables)
     return found.take(pc.drop_null(pc.index_in(ids, value_set=found[EXAMPLE_ID].combine_chunks())))
-
-
-def _matrix(table: pa.Table, name: str) -> Array:
-    column = table[name].combine_chunks()
-    found: Array = column.flatten().to_numpy(zero_copy_only=False).reshape(table.num_rows, -1)
-    return found
 
 
 def phase_named(name: str | None) -> Phase | None:

@@ -25,13 +25,12 @@ import numpy as np
 import pyarrow as pa
 import safetensors.torch
 import torch
-import xxhash
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from raydelt.config import RunConfig
 from raydelt.errors import InputError
-from raydelt.examples import FEATURES, LABEL, column_of, features_of
+from raydelt.examples import FEATURES, LABEL, column_of, derived_seed, features_of
 from raydelt.gradients.memory import backing_off, bytes_per_row
 from raydelt.models import classifier
 from raydelt.models.causal_lm import load_tokenizer, quiet_transformers, told_as_input
@@ -215,7 +214,7 @@ def build(config: RunConfig, settings: Distil, facts: dict[str, Any], *, device:
     budget = config.cluster.actors.batch_bytes
     if config.model.kind == "causal_lm":
         return _of_documents(settings.encoder or config.model.paths[0], settings.max_length, budget, device)
-    seed = xxhash.xxh3_64_intdigest(repr((config.seed, "data_scorer")).encode()) >> 1
+    seed = derived_seed(config.seed, "data_scorer")
     network = classifier.build(config.model, facts["input_shape"], len(facts["classes"]), seed=seed)
     zero = {"x": np.zeros((1, facts["width"]), np.float32), "label": np.zeros(1, np.int64)}
     probe = Inputs(zero, np.ones(1, np.int64))

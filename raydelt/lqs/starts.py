@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import safetensors.torch
-import xxhash
 
 from raydelt.config import ModelSpec, RunConfig
 from raydelt.errors import InputError
+from raydelt.examples import derived_seed
 from raydelt.lqs.annotate import Pair, Visits, Walked
 from raydelt.lqs.terms import visited
 from raydelt.models import classifier
@@ -50,7 +50,7 @@ class Starts:
 
             single = spec.model_copy(update={"dtype": "float32"})
             return causal_lm.load(single, spec.paths[s % self.models], device=device)
-        seed = xxhash.xxh3_64_intdigest(repr((self.seed, "lqs", s)).encode()) >> 1
+        seed = derived_seed(self.seed, "lqs", s)
         fresh = classifier.build(spec, self.input_shape, self.num_classes, seed=seed)
         if not spec.checkpoints:
             fresh.set_standardisation(np.asarray(self.mean), np.asarray(self.scale))

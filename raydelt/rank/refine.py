@@ -23,11 +23,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import xxhash
 
 from raydelt import cluster
 from raydelt.config import Refine, Select
-from raydelt.examples import column_of
+from raydelt.examples import column_of, derived_seed
 from raydelt.rank import keys
 from raydelt.rank.noise import errors_of, undecided
 from raydelt.rank.stage import decide_on
@@ -44,7 +43,7 @@ MODELS: frozenset[Need] = frozenset({"classifier", "gradients"})
 
 def rounds_seed(seed: int) -> int:
     """The seed of the further rounds."""
-    return xxhash.xxh3_64_intdigest(repr((seed, "refine")).encode()) >> 1
+    return derived_seed(seed, "refine")
 
 
 def repeatable(specs: Sequence[ScorerConfig]) -> list[ScorerConfig]:

@@ -24,12 +24,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import xxhash
 
 from raydelt import cluster
 from raydelt.config import ModelSpec, Rank, Recipe
 from raydelt.errors import SpecError
-from raydelt.examples import DRAW_KEY, EXAMPLE_ID, FEATURES, LABEL, UInt64Array, column_of, features_of
+from raydelt.examples import DRAW_KEY, EXAMPLE_ID, FEATURES, LABEL, UInt64Array, column_of, derived_seed, features_of
 from raydelt.scorers.dynamics import LEDGER_MARGIN, LEDGER_P, margin_and_p
 from raydelt.scorers.protocol import Array
 from raydelt.storage import Manifest, Part, Stage, Store
@@ -92,7 +91,7 @@ def keep_ledger(rank: Rank, model: ModelSpec, corpus: Manifest, stage: Stage, *,
 
 def ledger_seed(seed: int, m: int) -> int:
     """The seed of model m."""
-    return xxhash.xxh3_64_intdigest(repr((seed, "ledger", m)).encode()) >> 1
+    return derived_seed(seed, "ledger", m)
 
 
 def lengths(recipe: Recipe, examples: int) -> tuple[int, int]:

@@ -15,11 +15,20 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import xxhash
 
 from raydelt import cluster
 from raydelt.config import ModelSpec, Rank, Recipe
-from raydelt.examples import DRAW_KEY, EXAMPLE_ID, FEATURES, GROUP_KEY, LABEL, UInt64Array, column_of, features_of
+from raydelt.examples import (
+    DRAW_KEY,
+    EXAMPLE_ID,
+    FEATURES,
+    GROUP_KEY,
+    LABEL,
+    UInt64Array,
+    column_of,
+    derived_seed,
+    features_of,
+)
 from raydelt.scorers.crossfit import FOLDS, assign_folds, fold_matrix
 from raydelt.scorers.protocol import Array
 from raydelt.storage import Manifest, Part, Stage, Store
@@ -112,7 +121,7 @@ def _training_set(run: Store, files: Sequence[str], fold_files: Sequence[str], l
 
 def proxy_seed(seed: int, r: int, f: int) -> int:
     """The seed of the model of round r and fold f."""
-    return xxhash.xxh3_64_intdigest(repr((seed, "proxy", r, f)).encode()) >> 1
+    return derived_seed(seed, "proxy", r, f)
 
 
 def _fit_one(

@@ -19,14 +19,14 @@ import numpy as np
 
 from raydelt import cluster
 from raydelt.errors import SpecError
-from raydelt.examples import FEATURES, LABEL, column_of, features_of
-from raydelt.models.moments import Moments
+from raydelt.examples import FEATURES, LABEL, column_of
 from raydelt.report.detection import LOW_IS_SUSPICIOUS
 from raydelt.report.parts import ScoredParts, component_columns
 from raydelt.scorers.protocol import Array
-from raydelt.storage import Manifest, Stage, Store
+from raydelt.storage import Manifest, Stage
 from raydelt.valuation.problem import Problem
 from raydelt.valuation.protocol import addition_curve, area, detection, discovery_curve, removal_curve
+from raydelt.valuation.stage import features_and_labels, standardised_alike
 
 CURVES = {
     "remove_high": functools.partial(removal_curve, highest_first=True),
@@ -75,21 +75,11 @@ def _flips(parts: ScoredParts) -> Array:
 def _problem(parts: ScoredParts, corpus: Manifest) -> Problem:
     """The scored examples, standardised, with the test split in the place of the validation split."""
     tables = [parts.examples_of(index, [FEATURES, LABEL]) for index in range(len(parts))]
-    x, y = _joined(tables)
-    test_x, test_y = _joined([_read(parts.run, part.file) for part in corpus.sides["test"]])
-    if corpus.facts["standardize"]:
-        mean, spread = Moments.of(x).standardisation(corpus.facts["input_shape"])
-        x, test_x = (((own - mean) / spread).astype(np.float32) for own in (x, test_x))
+    x, y = features_and_labels(tables)
+    held = [parts.run.read_table(part.file, [FEATURES, LABEL]) for part in corpus.sides["test"]]
+    test_x, test_y = features_and_labels(held)
+    x, test_x = standardised_alike(x, test_x, corpus.facts)
     return Problem(x, y, test_x, test_y, classes=len(corpus.facts["classes"]))
-
-
-def _read(run: Store, file: str) -> Any:
-    return run.read_table(file, [FEATURES, LABEL])
-
-
-def _joined(tables: Sequence[Any]) -> tuple[Array, Array]:
-    labels = [column_of(table, LABEL) for table in tables]
-    return np.concatenate([features_of(table) for table in tables]), np.concatenate(labels).astype(np.int64)
 
 
 def _found(values: dict[str, Array], noisy: Array, name: str) -> dict[str, float]:

@@ -18,7 +18,7 @@ import pyarrow as pa
 from raydelt import cluster
 from raydelt.config import RunConfig
 from raydelt.errors import InputError
-from raydelt.examples import EMBEDDING, EXAMPLE_ID, FEATURES, LABEL, column_of, features_of
+from raydelt.examples import EMBEDDING, EXAMPLE_ID, FEATURES, LABEL, column_of, features_of, vectors_of
 from raydelt.models.moments import Moments
 from raydelt.scorers.protocol import Array
 from raydelt.storage import Manifest, Part, Stage, Store
@@ -95,21 +95,31 @@ def _problem(run: Store, corpus: Manifest, embeddings: Manifest | None) -> Probl
     val_x, val_y = x[:1], y[:1]
     if held:
         val_x, val_y = _examples(run, held, embeddings.sides["validation"] if embeddings else [])
-    if embeddings is None and corpus.facts["standardize"]:
-        mean, spread = Moments.of(x).standardisation(corpus.facts["input_shape"])
-        x, val_x = (((part - mean) / spread).astype(np.float32) for part in (x, val_x))
+    if embeddings is None:
+        x, val_x = standardised_alike(x, val_x, corpus.facts)
     return Problem(x, y, val_x, val_y, classes=len(corpus.facts["classes"]))
 
 
 def _examples(run: Store, parts: Sequence[Part], vectors: Sequence[Part]) -> tuple[Array, Array]:
     """Features [n, d], or vectors where there are files of them, and labels [n]."""
-    tables = [run.read_table(part.file, [FEATURES, LABEL]) for part in parts]
-    y = np.concatenate([column_of(table, LABEL) for table in tables]).astype(np.int64)
-    if not vectors:
-        return np.concatenate([features_of(table) for table in tables]), y
-    columns = [run.read_table(part.file, [EMBEDDING])[EMBEDDING].combine_chunks() for part in vectors]
-    flat = [column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1) for column in columns]
-    return np.concatenate(flat), y
+    x, y = features_and_labels([run.read_table(part.file, [FEATURES, LABEL]) for part in parts])
+    if vectors:
+        x = np.concatenate([vectors_of(run.read_table(part.file, [EMBEDDING])) for part in vectors])
+    return x, y
+
+
+def features_and_labels(tables: Sequence[pa.Table]) -> tuple[Array, Array]:
+    """Features [n, d] and labels [n] of tables, one after another."""
+    labels = [column_of(table, LABEL) for table in tables]
+    return np.concatenate([features_of(table) for table in tables]), np.concatenate(labels).astype(np.int64)
+
+
+def standardised_alike(x: Array, other: Array, facts: dict[str, Any]) -> tuple[Array, Array]:
+    """Both in units of the spread of the first about its mean, if the corpus says so."""
+    if not facts["standardize"]:
+        return x, other
+    mean, spread = Moments.of(x).standardisation(facts["input_shape"])
+    return ((x - mean) / spread).astype(np.float32), ((other - mean) / spread).astype(np.float32)
 
 
 def _write_part(stage: Stage, index: int, file: str, rows: slice, names: Sequence[str], *found: Values) -> Part:
