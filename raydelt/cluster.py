@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import itertools
+import json
 import logging
 import os
 import socket
@@ -24,11 +25,12 @@ import ray
 import ray.data
 from ray.exceptions import RayTaskError
 
-from raydelt import errors
+from raydelt import errors, metrics
 from raydelt.config import Actors
 from raydelt.config import Cluster as ClusterSpec
 from raydelt.errors import InputError, RaydeltError, SpecError
 from raydelt.scorers.protocol import Reducer
+from raydelt.storage import access
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -38,8 +40,14 @@ S = TypeVar("S")
 TASK_RETRIES = 3
 STALL_SECONDS = 600
 FAILED = "failed"
+ROWS = "rows"
+SECONDS = "seconds"
 CONNECT_SECONDS = 10
 RELEASE_SECONDS = 20
+# Where Ray tells the driver of a submitted job how it was submitted.
+JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+# By resource, what the spec says that an autoscaler may grow the cluster to.
+_most: dict[str, float] = {}
 # Ray Train takes one report per poll and worker; at its default of 2 s a short training waits more than it works.
 TRAIN_POLL_SECONDS = "0.2"
 
@@ -51,6 +59,9 @@ def connected(spec: ClusterSpec) -> Iterator[None]:
     A Ray that was already initialised is used and left running.
     """
     _quiet()
+    _most.clear()
+    if spec.most is not None:
+        _most.update(CPU=spec.most.cpus, GPU=spec.most.gpus)
     if ray.is_initialized():
         _settings()
         yield
@@ -71,7 +82,7 @@ def connected(spec: ClusterSpec) -> Iterator[None]:
             "_node_ip_address": "127.0.0.1",
         }
     try:
-        ray.init(logging_level=logging.ERROR, runtime_env={"env_vars": _worker_environment()}, **options)
+        ray.init(logging_level=logging.ERROR, runtime_env=_runtime_environment(embedded), **options)
     except (ConnectionError, ValueError) as error:
         raise InputError(
             f"cluster.address {address!r} cannot be reached ({error}): check that Ray runs there"
@@ -96,10 +107,23 @@ def _check_reachable(address: str) -> None:
         ) from error
 
 
-def _worker_environment() -> dict[str, str]:
-    """What workers need to import what the driver can, and to stay quiet."""
+def _runtime_environment(embedded: bool) -> dict[str, Any]:
+    """What workers need to import what the driver can, to stay quiet, and to reach the stores that it reaches.
+
+    Ray writes a runtime environment into logs and command lines, so credentials go another way: in a function that
+    each worker of this job fetches and calls as it starts. Workers of an embedded Ray inherit them.
+    """
     paths = [path for path in sys.path if path and os.path.isdir(path)]
-    return {"PYTHONPATH": os.pathsep.join(paths), "RAY_TRAIN_V2_ENABLED": "1"}
+    variables = {"PYTHONPATH": os.pathsep.join(paths), "RAY_TRAIN_V2_ENABLED": "1"}
+    found: dict[str, Any] = {"env_vars": variables}
+    if not embedded:
+        plain, secret = access.of_this_process()
+        # What the job was submitted with holds already, and Ray refuses to be told twice.
+        job = json.loads(os.environ.get(JOB_CONFIG, "{}")).get("runtime_env") or {}
+        found["env_vars"] = {n: v for n, v in (variables | plain).items() if n not in job.get("env_vars", {})}
+        if secret:
+            found["worker_process_setup_hook"] = access.giver(secret)
+    return found
 
 
 def _quiet() -> None:
@@ -125,9 +149,27 @@ def cpus() -> int:
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
+def session() -> str | None:
+    """The name of the session of Ray that this process is connected to, which its processes' commands carry."""
+    node = getattr(ray._private.worker.global_worker, "node", None)
+    return node.session_name if node is not None and ray.is_initialized() else None
+
+
+def capacity() -> dict[str, Any]:
+    """CPUs, GPUs, machines and object-store bytes of the cluster; `most` is what its autoscaler may grow it to."""
+    there = ray.cluster_resources()
+    return {
+        "cpus": cpus(),
+        "gpus": there.get("GPU", 0.0),
+        "machines": max(1, sum(node["Alive"] for node in ray.nodes())),
+        "object_store_bytes": int(there.get("object_store_memory", 0)),
+        "most": {"cpus": _most["CPU"], "gpus": _most["GPU"]} if _most else None,
+    }
+
+
 def require(resource: str, amount: float, field: str) -> None:
     """Fail at once where the cluster can never satisfy a request that Ray would wait for."""
-    there = ray.cluster_resources().get(resource, 0.0)
+    there = max(ray.cluster_resources().get(resource, 0.0), _most.get(resource, 0.0))
     if amount > there:
         raise SpecError(f"{field} asks for {amount:g} {resource} but the cluster has {there:g}: lower it or add nodes")
 
@@ -144,9 +186,17 @@ def wait_for_free(resource: str, amount: float) -> None:
         time.sleep(0.1)
 
 
-def shared(function: Callable[..., Any], *args: Any, label: str) -> Any:
+def shared(function: Callable[..., Any], *args: Any, label: str, num_gpus: float = 0.0) -> Any:
     """A reference to `function(*args)`, computed by a task and kept in the object store for other tasks to read."""
-    return ray.remote(function).options(max_retries=TASK_RETRIES, name=label).remote(*args)
+    return ray.remote(function).options(num_gpus=num_gpus, max_retries=TASK_RETRIES, name=label).remote(*args)
+
+
+def cancelled(references: Sequence[Any]) -> None:
+    """Stop the tasks that these references stand for, running or waiting, and see them end."""
+    for reference in references:
+        ray.cancel(reference)
+    if references:
+        ray.wait(list(references), num_returns=len(references), timeout=RELEASE_SECONDS)
 
 
 @contextlib.contextmanager
@@ -215,12 +265,13 @@ def fetched(references: Sequence[Any]) -> list[Any]:
 def actor_map(
     worker: type, items: Sequence[Mapping[str, Any]], *, options: Mapping[str, Any], actors: Actors, label: str
 ) -> Iterator[dict[str, Any]]:
-    """Rows that `worker(**options)` returns for batches of one item each, from a Ray Data pool of actors.
+    """The row that `worker(**options)` returns for each item, from a Ray Data pool of actors.
 
     The pool grows from `actors.min` to `actors.max` (default: as many as the CPUs carry); a killed actor is replaced
     and its item done again. An error that is meant for the user ends the map, from an actor's start as from its work.
+    `rows` of an item, where it says so, are what it counts for in the metrics.
     """
-    most = actors.max or max(actors.min, cpus())
+    most = actors.max or max(actors.min, cpus(), int(_most.get("CPU", 0)))
     pool = ray.data.ActorPoolStrategy(min_size=actors.min, max_size=max(actors.min, min(most, len(items))))
     rows = ray.data.from_items([dict(item) for item in items], override_num_blocks=len(items))
     rows.set_name(label)
@@ -231,13 +282,15 @@ def actor_map(
         compute=pool,
         num_cpus=actors.num_cpus,
         num_gpus=actors.num_gpus or None,
-        fn_constructor_kwargs={"worker": worker, "options": dict(options)},
+        fn_constructor_kwargs={"worker": worker, "options": dict(options), "labels": metrics.labels()},
     )
+    metrics.queued(len(items))
     with plain_errors():
-        for row in scored.iter_rows():
+        for number, row in enumerate(scored.iter_rows(), start=1):
             if row[FAILED]:
                 kind, _, text = row[FAILED].partition(":")
                 raise getattr(errors, kind)(text)
+            metrics.part_done(row[ROWS], row[SECONDS], len(items) - number)
             yield row
 
 
@@ -248,21 +301,25 @@ class _Telling:
     the way; a row does neither.
     """
 
-    def __init__(self, worker: type, options: dict[str, Any]) -> None:
+    def __init__(self, worker: type, options: dict[str, Any], labels: dict[str, str]) -> None:
         self.failure, self.work = "", None
+        metrics.actor_here(labels)
         try:
             self.work = worker(**options)
         except RaydeltError as error:
             self.failure = _told(error)
 
     def __call__(self, batch: pa.Table) -> dict[str, list[Any]]:
+        counted = sum(batch[ROWS].to_pylist()) if ROWS in batch.column_names else 0
         if self.work is not None:
+            started = time.perf_counter()
             try:
                 rows: dict[str, list[Any]] = self.work(batch)
-                return rows | {FAILED: [""] * len(next(iter(rows.values())))}
+                spent = time.perf_counter() - started
+                return rows | {FAILED: [""], ROWS: [counted], SECONDS: [spent]}
             except RaydeltError as error:
                 self.failure = _told(error)
-        return {"done": [""], FAILED: [self.failure]}
+        return {"done": [""], FAILED: [self.failure], ROWS: [0], SECONDS: [0.0]}
 
 
 def _told(error: RaydeltError) -> str:

@@ -26,7 +26,7 @@ def write_digits(folder: Path, *, files: int = 1, rows: int = 600, shuffle: int 
     return folder
 
 
-def spec(source: Path | str, output: Path, **changes: Any) -> RunConfig:
+def spec(source: Path | str, output: Path | str, **changes: Any) -> RunConfig:
     """A spec of the whole flow with a small model; `changes` replace fields, written as `section__field`."""
     raw: dict[str, Any] = {
         "name": "small",

@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any, TypeAlias
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from raydelt import storage
 from raydelt.corpus.sources import BUILT_IN, Item
 from raydelt.errors import InputError
 from raydelt.scorers.protocol import Array
@@ -69,11 +69,39 @@ def read(item: Item, columns: Sequence[str] | None, *, text_unit: str = "file") 
     else:
         rows = reader(item, columns)
     try:
-        yield from rows
+        yield from rows if item.most is None else _thinned(rows, item.every, item.most)
     except InputError:
         raise
     except Exception as error:
-        yield RawRows({}, np.empty(0, np.int64), [BadRow(None, _unreadable(error))])
+        yield RawRows({}, np.empty(0, np.int64), [BadRow(None, _unreadable(error, item.path))])
+
+
+def rows_in(item: Item) -> int | None:
+    """How many rows a unit has, where that can be known without reading it."""
+    if item.members:
+        return len(item.members)
+    if item.format == "builtin":
+        return sum(len(raw.rows) for raw in _builtin(item, None))
+    if item.format == "idx":
+        with _opened(item.path) as file:
+            return int(struct.unpack(">II", file.read(8))[1])
+    return item.rows
+
+
+def _thinned(found: Iterator[RawRows], every: int, most: int) -> Iterator[RawRows]:
+    """Rows whose number `every` divides, at most `most`; nothing is read beyond them."""
+    left = most
+    for raw in found:
+        keep = np.flatnonzero(raw.rows % every == 0)[:left]
+        left -= len(keep)
+        columns = {
+            name: column.take(pa.array(keep)) if isinstance(column, pa.Array) else [column[row] for row in keep]
+            for name, column in raw.columns.items()
+        }
+        bad = [entry for entry in raw.bad if entry.row is None or entry.row % every == 0]
+        yield RawRows(columns, raw.rows[keep], bad, None if raw.paths is None else [raw.paths[row] for row in keep])
+        if left <= 0:
+            return
 
 
 def _builtin(item: Item, _: Sequence[str] | None) -> Iterator[RawRows]:
@@ -106,7 +134,7 @@ def nested_lists(x: Array) -> pa.Array:
 
 
 def _parquet(item: Item, columns: Sequence[str] | None) -> Iterator[RawRows]:
-    with fsspec.open(item.path, "rb") as opened:
+    with storage.opened(item.path) as opened:
         file = pq.ParquetFile(opened)
         groups = range(file.num_row_groups) if item.row_group < 0 else [item.row_group]
         start = sum(file.metadata.row_group(group).num_rows for group in range(groups[0] if len(groups) else 0))
@@ -153,7 +181,7 @@ def _jsonl(item: Item, columns: Sequence[str] | None) -> Iterator[RawRows]:
         else:
             held.append(value)
             rows.append(number)
-        if len(held) + len(bad) >= ROWS:
+        if len(held) + len(bad) >= min(ROWS, item.most or ROWS):
             yield taken()
     if held or bad:
         yield taken()
@@ -176,7 +204,7 @@ def _lines(path: str) -> Iterator[bytes]:
 
 def _opened(path: str) -> Any:
     """A file for reading, decompressed by its name."""
-    file = fsspec.open(path, "rb").open()
+    file = storage.opened(path)
     if path.endswith(".gz"):
         return gzip.GzipFile(fileobj=file)
     return pa.input_stream(pa.PythonFile(file), compression="zstd" if path.endswith(".zst") else None)
@@ -237,7 +265,7 @@ def _documents(item: Item) -> Iterator[RawRows]:
             with _opened(path) as file:
                 data = bytes(file.read())
         except Exception as error:
-            bad.append(BadRow(None, _unreadable(error), path=path))
+            bad.append(BadRow(None, _unreadable(error, path), path=path))
             continue
         text, fault = _decoded(data)
         if fault is None:
@@ -248,7 +276,15 @@ def _documents(item: Item) -> Iterator[RawRows]:
     yield RawRows({"text": texts}, np.zeros(len(texts), np.int64), bad, paths)
 
 
-def _unreadable(error: Exception) -> str:
+def _unreadable(error: Exception, path: str) -> str:
+    """Why a file cannot be read; what is wrong with the store and not with the file ends the run, and loses no row.
+
+    Raises:
+        InputError: the store failed at every try, or the file is gone since it was listed.
+    """
+    gone = isinstance(error, FileNotFoundError) and storage.scheme(path) != ""
+    if gone or storage.of_store(error):
+        raise storage.told(error, path, "read") from error
     return f"file cannot be read to its end: {' '.join(str(error).split()) or type(error).__name__}"
 
 
@@ -272,7 +308,7 @@ def _paragraphs(item: Item) -> Iterator[RawRows]:
             rows.append(number)
         else:
             bad.append(BadRow(number, fault, piece))
-        if len(texts) + len(bad) >= ROWS:
+        if len(texts) + len(bad) >= min(ROWS, item.most or ROWS):
             yield RawRows({"text": texts}, np.array(rows, np.int64), bad)
             texts, rows, bad = [], [], []
     if texts or bad:
@@ -298,11 +334,11 @@ def _images(item: Item, _: Sequence[str] | None) -> Iterator[RawRows]:
     bad: list[BadRow] = []
     for path in item.members:
         try:
-            with fsspec.open(path, "rb") as file:
+            with storage.opened(path) as file:
                 images.append(file.read())
             paths.append(path)
         except Exception as error:
-            bad.append(BadRow(None, _unreadable(error), path=path))
+            bad.append(BadRow(None, _unreadable(error, path), path=path))
     yield RawRows({"image": images}, np.zeros(len(images), np.int64), bad, paths)
 
 

@@ -12,18 +12,20 @@ import itertools
 import posixpath
 import re
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import fsspec
 import pyarrow.parquet as pq
 
+from raydelt import storage
 from raydelt.config import Corpus
 from raydelt.errors import InputError
 
 Split = Literal["corpus", "validation", "test", "pool"]
 BUILT_IN = "builtin://"
 FILES_PER_ITEM = 256
+FOOTERS_AT_ONCE = 8
 BYTES_PER_ITEM = 16 << 20
 EXTENSIONS = {
     "parquet": (".parquet", ".pq"),
@@ -34,6 +36,7 @@ EXTENSIONS = {
     "idx": ("-idx3-ubyte",),
 }
 COMPRESSED = (".gz", ".zst")
+MARKS = ("ETag", "etag", "mtime", "LastModified", "updated", "blob_id")
 GLOB = re.compile(r"[*?\[]")
 
 
@@ -50,7 +53,10 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class Item:
-    """One unit of reading: a file, one row group of a Parquet file (-1: the whole file), or a group of small files."""
+    """One unit of reading: a file, one row group of a Parquet file (-1: the whole file), or a group of small files.
+
+    Of its rows (`rows` where that is known), those whose number `every` divides are read, the first `most` of them.
+    """
 
     path: str
     format: str
@@ -58,6 +64,9 @@ class Item:
     size: int
     row_group: int = -1
     members: tuple[str, ...] = ()
+    rows: int | None = None
+    every: int = 1
+    most: int | None = None
 
 
 def find(corpus: Corpus) -> list[SourceFile]:
@@ -79,7 +88,9 @@ def find(corpus: Corpus) -> list[SourceFile]:
 def items(files: Sequence[SourceFile], *, text_unit: str) -> list[Item]:
     """The units of reading of these files."""
     single = {"image", "text"} if text_unit == "file" else {"image"}
-    result = [item for file in files if file.format not in single for item in _units(file)]
+    with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
+        units = pool.map(_units, (file for file in files if file.format not in single))
+        result = [item for own in units for item in own]
     for _, group in itertools.groupby(
         (file for file in files if file.format in single), key=lambda file: (file.split, file.format)
     ):
@@ -108,15 +119,21 @@ def _files(source: str, corpus: Corpus, split: Split, field: str) -> Iterator[So
     if source.startswith(BUILT_IN):
         yield SourceFile(source, "builtin", split, 0, "")
         return
+    storage.refuse_credentials(source, field)
     try:
-        fs, path = fsspec.core.url_to_fs(source)
-        listed = _listed(fs, path)
-    except FileNotFoundError as error:
-        raise InputError(f"{field} {source!r} does not exist: check the path") from error
+        fs, path = storage.filesystem(source)
+        infos = _listed(fs, path)
+    except InputError:
+        raise
     except Exception as error:
+        if storage.of_store(error):
+            raise storage.told(error, f"{field} {source!r}", "listed") from error
+        if isinstance(error, FileNotFoundError):
+            raise InputError(f"{field} {source!r} does not exist: check the path") from error
         raise InputError(
             f"{field} {source!r} cannot be listed ({error}): check the URL and its credentials"
         ) from error
+    listed = sorted(infos)
     single = len(listed) == 1 and posixpath.normpath(listed[0]) == posixpath.normpath(path)
     chosen = [(name, _format(name, corpus)) for name in listed]
     if single and chosen[0][1] is None:
@@ -126,29 +143,28 @@ def _files(source: str, corpus: Corpus, split: Split, field: str) -> Iterator[So
     if not usable:
         wanted = "files of a known format" if corpus.format == "auto" else f"{corpus.format} files"
         raise InputError(f"{field} {source!r} holds no {wanted}: check the path and corpus.format")
-    local = isinstance(fs, fsspec.implementations.local.LocalFileSystem)
+    local = storage.scheme(source) in ("", "file", "local")
     for name, kind in usable:
-        info = fs.info(name)
-        mark = next(
-            (str(info[key]) for key in ("ETag", "etag", "mtime", "LastModified", "updated") if key in info), ""
-        )
+        info = infos[name] or fs.info(name)
+        mark = next((str(info[key]) for key in MARKS if key in info), "")
         yield SourceFile(name if local else fs.unstrip_protocol(name), kind, split, int(info.get("size") or 0), mark)
 
 
-def _listed(fs: Any, path: str) -> list[str]:
-    """Files that a path stands for, sorted; names that begin with `.` or `_` are passed over inside folders."""
+def _listed(fs: Any, path: str) -> dict[str, Any]:
+    """Files that a path stands for, with what the listing says of each; one listing for each 1000 of them.
+
+    Names that begin with `.` or `_` are passed over inside folders.
+    """
     if GLOB.search(path):
-        found = [name for name in fs.glob(path) if not fs.isdir(name)]
+        found = {name: info for name, info in fs.glob(path, detail=True).items() if info["type"] != "directory"}
         if not found:
             raise FileNotFoundError(path)
-        return sorted(found)
-    if fs.isdir(path):
-        base = path.rstrip("/") + "/"
-        inside = [name for name in fs.find(path) if not _hidden(name.removeprefix(base))]
-        return sorted(inside)
-    if not fs.exists(path):
+        return found
+    found = fs.find(path, detail=True)
+    if not found and not fs.isdir(path):
         raise FileNotFoundError(path)
-    return [path]
+    base = path.rstrip("/") + "/"
+    return {name: info for name, info in found.items() if not _hidden(name.removeprefix(base)) or name == path}
 
 
 def _hidden(relative: str) -> bool:
@@ -171,10 +187,13 @@ def _units(file: SourceFile) -> list[Item]:
     if file.format != "parquet":
         return [whole]
     try:
-        with fsspec.open(file.path, "rb") as opened:
+        with storage.opened(file.path) as opened:
             footer = pq.ParquetFile(opened).metadata
-            sizes = [footer.row_group(group).total_byte_size for group in range(footer.num_row_groups)]
-    except Exception:
+            groups = [footer.row_group(group) for group in range(footer.num_row_groups)]
+            sizes = [(group.total_byte_size, group.num_rows) for group in groups]
+    except Exception as error:
+        if storage.of_store(error):
+            raise storage.told(error, file.path, "read") from error
         # Reading it will fail as well, and that failure goes to quarantine with its reason.
         return [whole]
-    return [Item(file.path, "parquet", file.split, size, group) for group, size in enumerate(sizes)]
+    return [Item(file.path, "parquet", file.split, size, group, rows=rows) for group, (size, rows) in enumerate(sizes)]

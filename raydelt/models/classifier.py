@@ -271,13 +271,13 @@ def read_checkpoint(path: str) -> bytes:
     Raises:
         InputError: there is no such file, or it is a pickle.
     """
-    import fsspec
+    from raydelt import storage
 
     if path.endswith((".pt", ".pth", ".bin", ".pkl", ".ckpt")):
         raise InputError(f"model.checkpoint {path!r} is a pickle: convert it to safetensors")
     file = path if path.endswith(".safetensors") else path.rstrip("/") + "/model.safetensors"
     try:
-        with fsspec.open(file, "rb") as opened:
+        with storage.opened(file) as opened:
             return cast(bytes, opened.read())
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise InputError(f"model.checkpoint {file!r} does not exist: check the path") from error

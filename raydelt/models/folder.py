@@ -12,9 +12,9 @@ import shutil
 import tempfile
 from pathlib import Path
 
-import fsspec
 import xxhash
 
+from raydelt import storage
 from raydelt.errors import InputError
 
 PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".pickle")
@@ -75,7 +75,7 @@ def fingerprint(path: str) -> str:
 
 def _listing(url: str) -> list[tuple[str, int, str]]:
     """(name below the URL, bytes, mark of the content) of every file."""
-    fs, root = fsspec.core.url_to_fs(url)
+    fs, root = storage.filesystem(url)
     found = fs.find(root, detail=True)
     marks = ("ETag", "etag", "checksum", "mtime", "LastModified", "created")
     return sorted(
@@ -99,7 +99,7 @@ def _cached(url: str, field: str) -> Path:
     target = cache / xxhash.xxh3_128_hexdigest(repr((url, listing)).encode())
     if _is_whole(target, listing):
         return target
-    fs, root = fsspec.core.url_to_fs(url)
+    fs, root = storage.filesystem(url)
     partial = Path(tempfile.mkdtemp(dir=cache))
     try:
         for name, _, _ in listing:

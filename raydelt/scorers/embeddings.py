@@ -54,7 +54,7 @@ def embed_corpus(
         "batch_size": encoder.batch_size,
         "num_gpus": actors.num_gpus,
     }
-    items = [{"part": index} for index in range(len(texts))]
+    items = [{"part": index, "rows": part.rows} for index, (_, _, part) in enumerate(texts)]
     rows = cluster.actor_map(PartEmbedder, items, options=options, actors=actors, label="embeddings")
     done = {entry["part"]: Part(**entry["file"]) for entry in (json.loads(row["done"]) for row in rows)}
     if any(done[i].rows != part.rows for i, (_, _, part) in enumerate(texts)):
@@ -94,8 +94,10 @@ class PartEmbedder:
 
     def _embed_part(self, index: int) -> dict[str, Any]:
         run, (name, source) = self.stage.run, self.files[index]
-        if not run.exists(name):
+        if run.exists(name):
+            part = run.described(name)
+        else:
             texts = run.read_table(source, [EXAMPLE_ID, TEXT])
             vectors = self.embedder.encode(texts[TEXT].to_pylist(), batch_size=self.batch_size)
-            run.write_table(name, pa.table({EXAMPLE_ID: texts[EXAMPLE_ID], EMBEDDING: fixed_lists(vectors)}))
-        return {"part": index, "file": asdict(run.described(name))}
+            part = run.write_table(name, pa.table({EXAMPLE_ID: texts[EXAMPLE_ID], EMBEDDING: fixed_lists(vectors)}))
+        return {"part": index, "file": asdict(part)}
