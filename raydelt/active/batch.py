@@ -23,13 +23,16 @@ Caution: k_center and badge seek outliers, so screen a noisy pool first; typical
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from raydelt.active.centres import DISTANCES, Points, d2_picks, in_one_part, k_means_parallel, lloyd, nearest
+from raydelt.active.centres import k_means_parallel, lloyd
+from raydelt.active.distances import DISTANCES, Shrinking, nearest, to_row
+from raydelt.active.plus_plus import d2_picks
+from raydelt.active.points import Points, in_one_part
 from raydelt.errors import InputError, SpecError
 from raydelt.examples import UInt64Array, draw_keys, mix
 from raydelt.scorers.protocol import Array
@@ -169,14 +172,15 @@ def _badge(candidates: Candidates, k: int, seed: int) -> Array:
         raise InputError("badge needs probabilities: give p, or choose k_center, k_means_pp, typical or random")
     h, delta = candidates.h, gradients(candidates.p)
     longest = int((np.square(delta).sum(axis=1) * np.square(h).sum(axis=1)).argmax())
-    return d2_picks(
-        lambda row: gradient_distances(delta, h, row), candidates.keys(), k, seed=seed, start=longest, fill=True
-    )
+
+    def shrunk(rows: Sequence[int], closest: Array) -> list[Array]:
+        return [np.minimum(closest, gradient_distances(delta, h, row)) for row in rows]
+
+    return d2_picks(shrunk, candidates.keys(), k, seed=seed, start=longest, fill=True)
 
 
 def _k_means_pp(candidates: Candidates, k: int, seed: int) -> Array:
-    h = candidates.h
-    return d2_picks(lambda row: _distances(h, row), candidates.keys(), k, seed=seed, fill=True)
+    return d2_picks(Shrinking(candidates.h), candidates.keys(), k, seed=seed, fill=True)
 
 
 def _k_center(candidates: Candidates, k: int, seed: int) -> Array:
@@ -187,7 +191,7 @@ def _k_center(candidates: Candidates, k: int, seed: int) -> Array:
     while len(picks) < min(k, len(h)):
         row = int(closest.argmax()) if np.isfinite(closest[0]) else int(_random(candidates, 1, seed)[0])
         picks.append(row)
-        closest = np.minimum(closest, _distances(h, row))
+        closest = np.minimum(closest, to_row(h, row))
         # Below every distance, so that copies of the chosen come before the chosen themselves.
         closest[picks] = -1.0
     return np.array(picks, np.int64)
@@ -211,12 +215,6 @@ def _typical(candidates: Candidates, k: int, seed: int) -> Array:
         if not waiting[c]:
             del waiting[c]
     return np.array(picks, np.int64)
-
-
-def _distances(h: Array, row: int) -> Array:
-    """Squared distances [m] of the features [m, d] to those of a row."""
-    found: Array = cdist(h, h[row : row + 1], "sqeuclidean")[:, 0]
-    return found
 
 
 def _members(clusters: Array) -> list[tuple[int, Array]]:

@@ -5,8 +5,7 @@
     the candidates, weighted by how many examples are nearest to each, are reduced to k by greedy k-means++
 
 Sums are integers: squared distances in units of 2^-62 of the greatest there can be, coordinates in units of 2^-62 of
-the greatest one. So seeds, centres and cost have the same bits in any layout of the parts. A driver takes `passes`, a
-callable that applies a function to the `Points` of every part and merges what it returns in order: over Ray, or here.
+the greatest one. So seeds, centres and cost have the same bits in any layout of the parts that `passes` go over.
 With k' < k distinct examples there are k' centres. An empty cluster moves to the example farthest from its centre.
 
 Cost: rounds passes of O(n r l d), then iterations of O(n k d). Memory: 2^22 distances, rounds l candidates. k-means||,
@@ -18,68 +17,23 @@ Caution: it is Euclidean on the features as they come, so standardise or normali
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, TypeVar
 
 import numpy as np
-import pyarrow as pa
 from scipy.sparse import csr_array
 from scipy.spatial.distance import cdist
 
+from raydelt.active.distances import DISTANCES, Shrinking, nearest
+from raydelt.active.plus_plus import d2_picks
+from raydelt.active.points import Passes, Points
 from raydelt.errors import InputError
-from raydelt.examples import DRAW_KEY, EXAMPLE_ID, UInt64Array, column_of, draw_keys, mix, uniform, vectors_of
+from raydelt.examples import draw_keys, mix, uniform
 from raydelt.rank.noise import HALF_BITS, from_units, unit_sum
 from raydelt.scorers.protocol import Array
 
-DISTANCES = 1 << 22
 GREATEST = 1e140
 SMALLEST = float(np.finfo(np.float64).tiny)
-
-M = TypeVar("M")
-
-
-@dataclass(frozen=True)
-class Points:
-    """Examples as ids [n], draw keys [n] and coordinates float64 [n, d]; merging appends."""
-
-    ids: Array
-    keys: UInt64Array
-    x: Array
-
-    def take(self, rows: Array) -> Points:
-        """These rows."""
-        return Points(self.ids[rows], self.keys[rows], self.x[rows])
-
-    def merge(self, other: Points) -> Points:
-        """Both, this one first."""
-        return Points(*(np.concatenate(pair) for pair in zip(self._parts(), other._parts(), strict=True)))
-
-    def by_id(self) -> Points:
-        """The same in the order of the ids."""
-        return self.take(np.argsort(self.ids, kind="stable"))
-
-    def _parts(self) -> tuple[Array, Array, Array]:
-        return self.ids, self.keys, self.x
-
-
-class Passes(Protocol):
-    """Applies a function to the points of every part, and merges the results in order."""
-
-    def __call__(self, function: Callable[[Points], Any]) -> Any: ...
-
-
-def points_of(batch: pa.RecordBatch | pa.Table) -> Points:
-    """The points of a batch with ids, and vectors or features."""
-    ids = column_of(batch, EXAMPLE_ID)
-    keys = column_of(batch, DRAW_KEY) if DRAW_KEY in batch.schema.names else draw_keys(ids.tolist())
-    return Points(ids, keys, vectors_of(batch).astype(np.float64))
-
-
-def in_one_part(points: Points) -> Passes:
-    """The passes over points that are all here."""
-    return lambda function: function(points)
 
 
 @dataclass(frozen=True)
@@ -194,18 +148,6 @@ def lloyd_sums(points: Points, centres: Array, extent: float) -> Sums:
     return Sums(np.bincount(own, minlength=k), parts, unit, total, far)
 
 
-def nearest(x: Array, centres: Array) -> tuple[Array, Array]:
-    """The nearest centre [n] of each point [n, d], the lowest of equals, and the squared distance [n] to it."""
-    own, squared = np.zeros(len(x), np.int64), np.zeros(len(x))
-    step = max(1, DISTANCES // max(len(centres), 1))
-    for low in range(0, len(x), step):
-        # Not by the matrix product: its last bits depend on a row's place in the block, and copies come out apart.
-        distances = cdist(x[low : low + step], centres, "sqeuclidean")
-        own[low : low + step] = distances.argmin(axis=1)
-        squared[low : low + step] = distances.min(axis=1)
-    return own, squared
-
-
 def k_means_parallel(passes: Passes, k: int, *, seed: int, rounds: int = 5) -> Array:
     """Seeds [k', d] by k-means||: distinct examples, k of them unless the pool has fewer distinct ones.
 
@@ -232,7 +174,7 @@ def k_means_parallel(passes: Passes, k: int, *, seed: int, rounds: int = 5) -> A
         step += 1
     weights = passes(partial(lloyd_sums, centres=x, extent=start.extent)).counts
     picks = d2_picks(
-        lambda row: cdist(x, x[row : row + 1], "sqeuclidean")[:, 0],
+        Shrinking(x),
         draw_keys([str(entry) for entry in ids]),
         k,
         seed=seed,
@@ -307,51 +249,6 @@ def nearest_examples(passes: Passes, centres: Array) -> list[str]:
                 given.add(example_id)
                 found[c] = example_id
     return [found[c] for c in sorted(found)]
-
-
-def d2_picks(
-    distances_to: Callable[[int], Array],
-    keys: UInt64Array,
-    k: int,
-    *,
-    seed: int,
-    weights: Array | None = None,
-    start: int | None = None,
-    trials: int = 1,
-    fill: bool = False,
-) -> Array:
-    """Rows [<= k] by k-means++: each next one with probability proportional to weight times squared distance [m].
-
-    `distances_to(row)` gives the squared distances [m]; rows come in an order that no layout changes. The draw is a
-    race of hashes of (seed, step, key), so it does not depend on the order either. Of several `trials` that one stays
-    that leaves the least cost. Once every distance is 0 it ends, or with `fill` goes on with uniform draws.
-    """
-    own = np.ones(len(keys)) if weights is None else weights
-    closest, picks = np.full(len(keys), np.inf), list[int]()
-    while len(picks) < min(k, len(keys)):
-        mass = own * closest if picks else own.copy()
-        mass[picks] = 0.0
-        if not (mass > 0).any():
-            if not fill:
-                break
-            mass = np.ones(len(keys))
-            mass[picks] = 0.0
-        tried = _race(mass, keys, trials if picks else 1, seed, len(picks))
-        if start is not None and not picks:
-            tried = [start]
-        options = [np.minimum(closest, distances_to(row)) for row in tried]
-        best = min(range(len(tried)), key=lambda t: float(own @ options[t])) if len(tried) > 1 else 0
-        closest = options[best]
-        picks.append(tried[best])
-    return np.array(picks, np.int64)
-
-
-def _race(mass: Array, keys: UInt64Array, count: int, seed: int, step: int) -> list[int]:
-    """Rows with mass above 0 that come first when each runs for an exponential time of rate mass."""
-    rows = np.flatnonzero(mass > 0)
-    times = -np.log(np.minimum(uniform(keys[rows], seed, "k-means++", step), np.nextafter(1.0, 0.0)))
-    order = np.argsort(np.log(times) - np.log(mass[rows]), kind="stable")
-    return [int(row) for row in rows[order[:count]]]
 
 
 def _start(passes: Passes, seed: int) -> First:

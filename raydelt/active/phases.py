@@ -3,7 +3,7 @@
     COLD       -> ITERATE     labels >= max(5 C, start), or every known class has 2 labels; and 2 classes have 2 each
     ITERATE    -> CONVERGED   there is a reason to stop
     CONVERGED  -> ITERATE     adversarial validation of the pool against the labelled set alarms, and nothing stops
-    COLD       -> CONVERGED   there is a reason to stop, such as a spent budget, before labels suffice
+    COLD       -> CONVERGED   there is a reason to stop, such as a spent budget, whether labels suffice or not
     any        -> any         by hand
 
 COLD asks for typical examples, ITERATE for uncertain ones, CONVERGED for none (Hacohen et al. 2022: typical first,
@@ -79,9 +79,7 @@ def next_phase(phase: Phase, facts: Facts, settings: Settings | None = None) -> 
     if phase is Phase.COLD:
         return _from_cold(facts, settings or Settings())
     if phase is Phase.ITERATE:
-        if facts.stopping is not None:
-            return Phase.CONVERGED, facts.stopping
-        return Phase.ITERATE, "labels still help"
+        return _iterating(facts, "labels still help")
     if facts.adversarial != "alarm":
         return Phase.CONVERGED, f"no drift: adversarial validation says {facts.adversarial or 'nothing'}"
     if facts.stopping is not None:
@@ -101,14 +99,19 @@ def replay(
     return found
 
 
+def _iterating(facts: Facts, reason: str) -> tuple[Phase, str]:
+    """Iterating for a reason, unless there is one to stop."""
+    return (Phase.ITERATE, reason) if facts.stopping is None else (Phase.CONVERGED, facts.stopping)
+
+
 def _from_cold(facts: Facts, settings: Settings) -> tuple[Phase, str]:
     enough = max(LABELS_PER_CLASS * (facts.classes_known or 0), settings.start)
     # A classifier needs two classes, however many labels there are.
     if facts.classes_seen >= 2:
         if facts.classes_known is not None and facts.classes_seen == facts.classes_known:
-            return Phase.ITERATE, f"all {facts.classes_known} classes have {LEAST_PER_CLASS} labels"
+            return _iterating(facts, f"all {facts.classes_known} classes have {LEAST_PER_CLASS} labels")
         if facts.labels >= enough:
-            return Phase.ITERATE, f"{facts.labels} labels, and {enough} suffice"
+            return _iterating(facts, f"{facts.labels} labels, and {enough} suffice")
     if facts.stopping is not None:
         return Phase.CONVERGED, f"while cold: {facts.stopping}"
     known = "" if facts.classes_known is None else f" of {facts.classes_known}"

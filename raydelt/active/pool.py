@@ -21,9 +21,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raydelt import cluster
-from raydelt.active.centres import Passes, Points, points_of
+from raydelt.active.points import Passes, Points, points_of
 from raydelt.active.shortlist import UTILITY, Shortlist
-from raydelt.active.utilities import COMMITTEE, UTILITIES
+from raydelt.active.utilities import COMMITTEE, RANDOM, UTILITIES
 from raydelt.config import ModelSpec, Recipe
 from raydelt.corpus.canonical import fixed_lists
 from raydelt.examples import DRAW_KEY, EXAMPLE_ID, FEATURES, LABEL, column_of, derived_seed, features_of, uniform
@@ -33,7 +33,6 @@ from raydelt.scorers.protocol import Array
 from raydelt.storage import Manifest, Part, Stage, Store
 
 HIDDEN, PROBABILITIES = "hidden", "p"
-RANDOM = "random"
 
 
 @dataclass(frozen=True)
@@ -49,11 +48,20 @@ class Pool:
         table = self.run.read_table(self.files[index], columns)
         return table.filter(pc.invert(pc.is_in(table[EXAMPLE_ID], value_set=self.asked))).combine_chunks()
 
+    def rows(self) -> int:
+        """How many examples may still be asked about."""
+        calls = [(self, index) for index in range(len(self.files))]
+        return sum(cluster.parallel(_rows_of_part, calls, label="label: left"))
+
     def batch(self, index: int) -> pa.RecordBatch:
         """The same as one batch."""
         table = self.part(index)
         found = table.to_batches()
         return found[0] if found else pa.RecordBatch.from_pylist([], schema=table.schema)
+
+
+def _rows_of_part(pool: Pool, index: int) -> int:
+    return int(pool.part(index, [EXAMPLE_ID]).num_rows)
 
 
 def standardised_passes(pool: Pool, width: int) -> Passes:

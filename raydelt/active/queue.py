@@ -6,34 +6,32 @@
 The state of an example is the fold of its events in the order of files and rows. Every operation may be repeated: what
 is there already is nothing new and writes nothing, and the digest of a file's rows in its name keeps two writers from
 replacing each other's files. The first label stands; another one is put aside unless it is meant to overwrite, in
-the fold as in the reading of a file. Labels are names of classes, ids those of the corpus. A row with an id that was
-never queried, with a label that is no class, or with too few or too many cells is put aside with its reason. An empty
-label abstains, and takes no label back.
+the fold as in the reading of a file. Labels are names of classes, ids those of the corpus, either but for spaces
+around them. A row with an id that was never queried, with a label that is no class, or with too few or too many cells
+is put aside in `quarantine/` with its reason. An empty label abstains, and takes no label back; a file without any
+label is taken for a mistake unless it says otherwise.
 
 Cost: every operation reads all events, O(events) time and memory; a file per operation. No paper is followed.
 
-Caution: a spreadsheet turns ids of digits alone into rounded numbers, which come back as unknown. Keep that column as
-text.
+Caution: of two people who give an example different labels in the same moment, neither is told; `contradicted` does.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import os
+import contextlib
+import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
 
-from raydelt.errors import InputError
+from raydelt.active.sheets import Names, read_labels
+from raydelt.errors import InputError, RaydeltError
 from raydelt.examples import EXAMPLE_ID, LABEL, QUARANTINE_SCHEMA
-from raydelt.storage import Store, absolute, fingerprint
+from raydelt.storage import Store, fingerprint
 
 QUERIED, LABELLED, ABSTAINED, EXPIRED = "queried", "labelled", "abstained", "expired"
 SCHEMA = pa.schema(
@@ -48,6 +46,7 @@ SCHEMA = pa.schema(
     ]
 )
 FILE = re.compile(r"events-(\d{6})-[0-9a-f]{10}\.parquet")
+ROUNDED = re.compile(r"\d(\.\d+)?E\+\d+", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -63,13 +62,14 @@ class Entry:
 
 @dataclass(frozen=True)
 class Absorbed:
-    """Rows of a file by what became of them, and those put aside, in the schema of every quarantine."""
+    """Rows of a file by what became of them, those put aside, in the schema of every quarantine, and where to."""
 
     labelled: int = 0
     abstained: int = 0
     overwritten: int = 0
     repeated: int = 0
     quarantined: pa.Table = field(default_factory=QUARANTINE_SCHEMA.empty_table)
+    file: str | None = None
 
     @property
     def rows(self) -> int:
@@ -110,7 +110,8 @@ class LabelQueue:
         Raises:
             InputError: a file cannot be read.
         """
-        names = [name for name in self.store.names() if FILE.fullmatch(name)]
+        with self._reached():
+            names = [name for name in self.store.names() if FILE.fullmatch(name)]
         tables = [SCHEMA.empty_table()]
         for name in names:
             try:
@@ -133,6 +134,19 @@ class LabelQueue:
         """The label of every labelled example, in the order of ids."""
         return {key: entry.label for key, entry in sorted(self.state().items()) if entry.label is not None}
 
+    def contradicted(self) -> list[str]:
+        """Ids in order that two people labelled differently in the same moment; the label in the earlier file stands
+        until one overwrites it."""
+        stands, found = dict[str, str](), set[str]()
+        for event in self.events().to_pylist():
+            key, label = event[EXAMPLE_ID], event[LABEL]
+            if event["overwrite"]:
+                stands[key] = label
+                found.discard(key)
+            elif event["state"] == LABELLED and stands.setdefault(key, label) != label:
+                found.add(key)
+        return sorted(found)
+
     def query(self, ids: Sequence[str], *, round: int, time: datetime) -> list[str]:
         """Ask for these examples; returns those that were not waiting or labelled already, in the order given."""
         state = self.state()
@@ -148,16 +162,20 @@ class LabelQueue:
         self._append([_event(key, state[key].round, EXPIRED, time) for key in old])
         return old
 
-    def absorb(self, path: str, *, annotator: str, time: datetime, overwrite: bool = False) -> Absorbed:
+    def absorb(
+        self, path: str, *, annotator: str, time: datetime, overwrite: bool = False, abstain: bool = False
+    ) -> Absorbed:
         """Read labels back from a CSV or Parquet file with columns example_id and label; an empty label abstains.
 
         Raises:
-            InputError: the file cannot be read, or lacks a column.
+            InputError: the file cannot be read, lacks a column, or holds no label where `abstain` does not allow it.
         """
-        state, events, bad = self.state(), list[dict[str, Any]](), list[dict[str, Any]]()
+        rows, state = read_labels(path), self.state()
+        known, classes = Names(state), Names(self.classes or ())
+        events, bad, told = list[dict[str, Any]](), list[dict[str, Any]](), set[str]()
         counts = dict.fromkeys(("labelled", "abstained", "overwritten", "repeated"), 0)
-        told: set[str] = set()
-        for row, example_id, label in read_labels(path):
+        for row, key, text in rows:
+            example_id, label = known.named(key), None if text is None else classes.named(text, number=True)
             fault, kind = self._judge(state.get(example_id), example_id, label, overwrite and example_id not in told)
             if fault is not None:
                 digest = fingerprint([example_id, label])
@@ -172,8 +190,24 @@ class LabelQueue:
                 new |= {LABEL: label or None, "annotator": annotator, "overwrite": kind == "overwritten"}
                 events.append(new)
                 state[example_id] = fold([_of(example_id, entry), new])[example_id]
+        if counts["abstained"] and not abstain and all(text is not None and not text.strip() for *_, text in rows):
+            raise InputError(
+                f"{path} has no label in any of its {len(rows)} rows: fill the column {LABEL!r}, or let all of them "
+                "abstain with --abstain"
+            )
+        file = self._put_aside(bad)
         self._append(events)
-        return Absorbed(**counts, quarantined=pa.Table.from_pylist(bad, QUARANTINE_SCHEMA))
+        return Absorbed(**counts, quarantined=pa.Table.from_pylist(bad, QUARANTINE_SCHEMA), file=file)
+
+    def has(self, name: str) -> bool:
+        """Whether a file stands beside the events."""
+        with self._reached():
+            return self.store.exists(name)
+
+    def keep(self, name: str, value: Any) -> None:
+        """Put a JSON file beside the events."""
+        with self._reached():
+            self.store.write_json(name, value)
 
     def _judge(
         self, entry: Entry | None, example_id: str, label: str | None, overwrite: bool
@@ -182,11 +216,15 @@ class LabelQueue:
         if label is None:
             return f"the row of example {example_id!r} has not as many cells as the header", ""
         if entry is None:
-            return f"example {example_id!r} was never queried", ""
+            hint = ": a spreadsheet has rounded it, so keep that column as text" if ROUNDED.match(example_id) else ""
+            return f"example {example_id!r} was never queried{hint}", ""
         if not label:
             return None, "abstained" if entry.state == QUERIED else "repeated"
         if self.classes is not None and label not in self.classes:
-            return f"label {label!r} of example {example_id!r} is no class of the corpus", ""
+            alike = [name for name in self.classes if name.lower() == label.lower()]
+            near = [*alike, *difflib.get_close_matches(label, self.classes, 1)][:1]
+            hint = f"correct it{f' to {near[0]!r}' if near else ''}, or add it to corpus.classes"
+            return f"label {label!r} of example {example_id!r} is no class of the corpus: {hint}", ""
         if entry.state != LABELLED:
             return None, "labelled"
         if entry.label == label:
@@ -198,75 +236,32 @@ class LabelQueue:
     def _append(self, events: list[dict[str, Any]]) -> None:
         if not events:
             return
-        numbers = [int(match[1]) for name in self.store.names() if (match := FILE.fullmatch(name))]
-        name = f"events-{max(numbers, default=-1) + 1:06d}-{fingerprint(events)[:10]}.parquet"
-        self.store.write_table(name, pa.Table.from_pylist(events, SCHEMA), plain=[EXAMPLE_ID])
+        with self._reached():
+            numbers = [int(match[1]) for name in self.store.names() if (match := FILE.fullmatch(name))]
+            name = f"events-{max(numbers, default=-1) + 1:06d}-{fingerprint(events)[:10]}.parquet"
+            self.store.write_table(name, pa.Table.from_pylist(events, SCHEMA), plain=[EXAMPLE_ID])
 
+    def _put_aside(self, bad: list[dict[str, Any]]) -> str | None:
+        """Where rows that cannot be used are kept; the same ones have the same place."""
+        if not bad:
+            return None
+        name = f"quarantine/part-{fingerprint(bad)[:10]}.parquet"
+        with self._reached():
+            self.store.write_table(name, pa.Table.from_pylist(bad, QUARANTINE_SCHEMA))
+        return f"{self.store.root.rstrip('/')}/{name}"
 
-def export(rows: pa.Table, path: str) -> int:
-    """Write rows of example_id and content for people to label, with an empty column `label`; returns their number.
-
-    Raises:
-        InputError: there is no example_id, or there is a label, the path is no .csv or .parquet, or a column cannot
-            stand in a CSV.
-    """
-    if EXAMPLE_ID not in rows.column_names or LABEL in rows.column_names:
-        raise InputError(
-            f"the rows for {path} have columns {', '.join(rows.column_names)}: give example_id and content, no label"
-        )
-    rows = rows.append_column(LABEL, pa.array([""] * rows.num_rows, pa.string()))
-    buffer = io.BytesIO()
-    if _suffix(path) == ".parquet":
-        pq.write_table(rows, buffer)
-    else:
+    @contextlib.contextmanager
+    def _reached(self) -> Iterator[None]:
+        """Say in one sentence that the queue cannot be reached."""
         try:
-            pyarrow.csv.write_csv(rows, buffer)
-        except pa.ArrowInvalid as error:
+            yield
+        except RaydeltError:
+            raise
+        except Exception as error:
             raise InputError(
-                f"{path} cannot hold these columns ({error}): leave them out or write .parquet"
+                f"the label queue {self.store.root} cannot be reached ({type(error).__name__}: {error}): check "
+                "label.queue and its credentials"
             ) from error
-    folder, _, name = absolute(path).rpartition("/")
-    Store(folder or "/").write_bytes(name, buffer.getvalue())
-    return int(rows.num_rows)
-
-
-def read_labels(path: str) -> list[tuple[int, str, str | None]]:
-    """Row number from 0, id and label of every row of a CSV or Parquet file; "" for no label, spaces cut off.
-
-    The label is None where a row of a CSV has not as many cells as the header.
-
-    Raises:
-        InputError: the file cannot be read, or lacks a column.
-    """
-    folder, _, name = absolute(path).rpartition("/")
-    try:
-        data = Store(folder or "/").read_bytes(name)
-        if _suffix(path) == ".parquet":
-            table = pq.read_table(io.BytesIO(data))
-            names, rows = table.column_names, table.to_pylist()
-        else:
-            reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""))
-            rows, names = list(reader), list(reader.fieldnames or [])
-    except (OSError, ValueError, csv.Error) as error:
-        raise InputError(f"{path} cannot be read ({error}): give the file that was exported, with labels") from error
-    for column in (EXAMPLE_ID, LABEL):
-        if names.count(column) != 1:
-            raise InputError(f"{path} has columns {', '.join(map(str, names))}: it must have one column {column!r}")
-    # A comma that is not quoted shifts the cells behind it: nothing in such a row can be trusted.
-    ragged = [_suffix(path) == ".csv" and (None in entry or None in entry.values()) for entry in rows]
-    texts = [(_text(entry[EXAMPLE_ID]), _text(entry[LABEL])) for entry in rows]
-    return [(row, own, None if ragged[row] else label) for row, (own, label) in enumerate(texts)]
-
-
-def _text(value: Any) -> str:
-    return "" if value is None else str(value).strip()
-
-
-def _suffix(path: str) -> str:
-    suffix = os.path.splitext(path)[1].lower()
-    if suffix not in (".csv", ".parquet"):
-        raise InputError(f"{path} must end in .csv or .parquet")
-    return suffix
 
 
 def _event(example_id: str, round: int, state: str, time: datetime) -> dict[str, Any]:

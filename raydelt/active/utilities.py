@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import importlib
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -82,28 +83,49 @@ UTILITIES: dict[str, Callable[[Array], Array]] = {
 }
 COMMITTEE = frozenset({"vote_entropy", "consensus_kl", "bald"})
 """Those of the utilities that read the probabilities of a committee, [R, n, C]."""
-
-
-class Classifier(Protocol):
-    """What a function of the user's own may ask of the model."""
-
-    def predict_proba(self, x: Array) -> Array: ...
-    def predict(self, x: Array) -> Array: ...
+RANDOM = "random"
+NAMES = (*UTILITIES, RANDOM)
+"""What a spec may name beside `module:function`; `random` asks no model."""
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """A classifier made of a function from features [n, d] to probabilities [n, C]."""
+    """What a function of the user's own may ask of a committee, under the names that modAL gives to it.
+
+    `probabilities` maps features [n, d] to probabilities [R, n, C] of R `members` and C `classes`.
+    """
 
     probabilities: Callable[[Array], Array]
+    members: int
+    classes: int
+
+    def __len__(self) -> int:
+        return self.members
+
+    def __iter__(self) -> Iterator[Predictor]:
+        """The members, each a committee of its own."""
+        return (Predictor(partial(_of_member, self.probabilities, r), 1, self.classes) for r in range(self.members))
+
+    @property
+    def classes_(self) -> Array:
+        """The classes [C] by number."""
+        return np.arange(self.classes)
 
     def predict_proba(self, x: Array) -> Array:
-        """Probabilities [n, C]."""
-        return self.probabilities(x)
+        """Mean probabilities [n, C]."""
+        return np.asarray(self.probabilities(x).mean(axis=0))
 
     def predict(self, x: Array) -> Array:
         """The most probable class [n]."""
-        return np.asarray(np.asarray(self.probabilities(x)).argmax(axis=-1))
+        return np.asarray(self.predict_proba(x).argmax(axis=-1))
+
+    def vote_proba(self, x: Array) -> Array:
+        """Probabilities of every member [n, R, C]."""
+        return np.asarray(self.probabilities(x).transpose(1, 0, 2))
+
+    def vote(self, x: Array) -> Array:
+        """The most probable class of every member [n, R]."""
+        return np.asarray(self.vote_proba(x).argmax(axis=-1))
 
 
 @dataclass(frozen=True)
@@ -114,16 +136,22 @@ class Custom:
     function: Callable[..., Any]
     options: dict[str, Any] = field(default_factory=dict)
 
-    def __call__(self, classifier: Classifier, x: Array, k: int) -> Array:
+    def __call__(self, classifier: Predictor, x: Array, k: int) -> Array:
         """Rows [min(k, m)] that the function picks from the features [m, d] of a shortlist.
 
         Raises:
-            SpecError: it returns no integers, rows out of range, a row twice, or not as many as asked.
+            SpecError: it fails, or returns no integers, rows out of range, a row twice, or not as many as asked.
         """
         k = min(k, len(x))
         if k == 0:
             return np.empty(0, np.int64)
-        rows = np.asarray(_indices(self.function(classifier, x, n_instances=k, **self.options)))
+        try:
+            rows = np.asarray(_indices(self.function(classifier, x, n_instances=k, **self.options)))
+        except Exception as error:
+            raise SpecError(
+                f"query function {self.name!r} failed ({type(error).__name__}: {error}): it is called as "
+                f"`{self.name.rpartition(':')[2]}(classifier, x, n_instances={k})`"
+            ) from error
         fault = _fault(rows, k, len(x))
         if fault:
             raise SpecError(
@@ -149,6 +177,10 @@ def custom(target: str, **options: Any) -> Custom:
     if not callable(found):
         raise SpecError(f"query function {target!r} is a {type(found).__name__}: name a function")
     return Custom(target, found, options)
+
+
+def _of_member(probabilities: Callable[[Array], Array], member: int, x: Array) -> Array:
+    return np.asarray(probabilities(x)[member : member + 1])
 
 
 def _entropy(p: Array) -> Array:

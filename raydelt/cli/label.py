@@ -9,6 +9,7 @@ import typer
 
 from raydelt.cli.app import VALUE, Json, Override, Spec, app
 
+SHOWN = 20
 label_app = typer.Typer(no_args_is_help=True, help="Ask people for the labels that help most, and read them back.")
 app.add_typer(label_app, name="label", rich_help_panel=VALUE)
 
@@ -26,19 +27,24 @@ def label_next(
 
     config = load(spec, override)
     from raydelt import pipeline
-    from raydelt.active import queue, session
+    from raydelt.active import session, sheets
 
     held: list[session.Batch] = []
     chosen = session.phase_named(phase)
+    session.check(config)
+    sheets.check_place(out)
     pipeline.execute(config, until="corpus", then=lambda run: held.append(pipeline.ask(run, phase=chosen)))
     batch = held[0]
-    count = queue.export(batch.rows, out) if batch.rows.num_rows else 0
+    count = sheets.export(batch.rows, out) if batch.rows.num_rows else 0
     if as_json:
-        typer.echo(json.dumps({"asked": count, "file": out if count else None, **batch.entry.__dict__}, indent=2))
+        told = {**batch.entry.__dict__, "examples": count, "file": out if count else None, "waited": batch.waited}
+        typer.echo(json.dumps(told, indent=2))
         return
     typer.echo(f"phase {batch.entry.phase}: {batch.entry.reason}")
-    told = "still wait for labels, as in" if batch.waited else "to label, in"
-    typer.echo(f"{count} examples {told} {out}" if count else "nothing to label")
+    where = "still wait for labels, as in" if batch.waited else "to label, in"
+    typer.echo(f"{count} examples {where} {out}" if count else "nothing to label")
+    if batch.waited and chosen is not None:
+        typer.echo(f"--phase {chosen.value} is for the next round: absorb these labels, or `raydelt label expire`")
 
 
 @label_app.command("absorb")
@@ -47,21 +53,31 @@ def label_absorb(
     file: Annotated[str, typer.Argument(help="The file that came back.", metavar="FILE")],
     annotator: Annotated[str, typer.Option(help="Who labelled it.")] = "unknown",
     overwrite: Annotated[bool, typer.Option(help="Let a label replace an earlier, different one.")] = False,
+    abstain: Annotated[bool, typer.Option(help="Take a file without any label: all of it abstains.")] = False,
     override: Override = None,
     as_json: Json = False,
 ) -> None:
-    """Read labels back; an empty label abstains, and what cannot be used is put aside with its reason."""
+    """Read labels back; an empty label abstains, and what cannot be used is put aside with its reason.
+
+    The exit code is 2 where no row of the file can be used.
+    """
     from raydelt.active import session
     from raydelt.specfile import load
 
-    told = session.absorb(load(spec, override), file, annotator=annotator, overwrite=overwrite)
+    told = session.absorb(load(spec, override), file, annotator=annotator, overwrite=overwrite, abstain=abstain)
+    used = {name: told[name] for name in ("labelled", "abstained", "overwritten", "repeated")}
+    bad = told["quarantined"]
     if as_json:
         typer.echo(json.dumps(told, indent=2))
-        return
-    counts = ", ".join(f"{told[name]} {name}" for name in ("labelled", "abstained", "overwritten", "repeated"))
-    typer.echo(f"{counts}, {len(told['quarantined'])} put aside")
-    for row in told["quarantined"]:
-        typer.echo(f"  row {row['row']}: {row['reason']}")
+    else:
+        typer.echo(", ".join(f"{count} {name}" for name, count in used.items()) + f", {len(bad)} put aside")
+        for row in bad[:SHOWN]:
+            typer.echo(f"  row {row['row']}: {row['reason']}")
+        if bad:
+            typer.echo(f"  {len(bad) - SHOWN} more and these are" if len(bad) > SHOWN else "  these are", nl=False)
+            typer.echo(f" in {told['quarantine']}")
+    if bad and not any(used.values()):
+        raise typer.Exit(2)
 
 
 @label_app.command("expire")

@@ -30,7 +30,9 @@ def value(
     config = load(spec, override)
     from raydelt import pipeline
     from raydelt.report import console
+    from raydelt.valuation import measures
 
+    measures.check(config)
     run = pipeline.execute(config, until="scores", then=pipeline.measure_values)
     facts = run.manifests["protocol"].facts
     if as_json:

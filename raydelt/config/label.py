@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
+from raydelt.active.utilities import NAMES
 from raydelt.config.model import Recipe
 from raydelt.config.section import Positive, Section
 
@@ -41,9 +42,8 @@ class Label(Section):
     @field_validator("utility")
     @classmethod
     def _known_utility(cls, value: str) -> str:
-        known = ("entropy", "margin", "least_confidence", "vote_entropy", "consensus_kl", "bald", "random")
-        if value not in known and ":" not in value:
-            near = difflib.get_close_matches(value, known, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}, or `module:function`"
+        if value not in NAMES and ":" not in value:
+            near = difflib.get_close_matches(value, NAMES, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(NAMES)}, or `module:function`"
             raise ValueError(f"unknown utility {value!r}: {hint}")
         return value

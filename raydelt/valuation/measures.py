@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from raydelt import cluster
-from raydelt.errors import SpecError
+from raydelt.config import HeldOut, RunConfig
+from raydelt.errors import InputError, SpecError
 from raydelt.examples import FEATURES, LABEL, column_of
 from raydelt.report.detection import LOW_IS_SUSPICIOUS
 from raydelt.report.parts import ScoredParts, component_columns
@@ -36,16 +37,28 @@ CURVES = {
 }
 
 
-def measure(corpus: Manifest, scores: Manifest, stage: Stage) -> Manifest:
-    """Publish, as facts, what the protocol says of every component.
+def check(config: RunConfig) -> None:
+    """Refuse a spec without what the protocol measures by, before anything is read.
 
     Raises:
         SpecError: the corpus has no labels, or the spec no test split.
     """
-    if not corpus.facts["classes"]:
+    if not config.corpus.labelled:
         raise SpecError("the protocol measures by labels: set corpus.label_column")
-    if not corpus.sides.get("test"):
+    if config.corpus.test == HeldOut():
         raise SpecError("the protocol needs a test split: set corpus.test.fraction or corpus.test.source")
+
+
+def measure(corpus: Manifest, scores: Manifest, stage: Stage) -> Manifest:
+    """Publish, as facts, what the protocol says of every component.
+
+    Raises:
+        InputError: the test split is empty.
+    """
+    if not corpus.sides.get("test"):
+        raise InputError(
+            "corpus.test leaves no example that can be used, and the protocol measures by it: look at quarantine/"
+        )
     parts, names = ScoredParts.of(stage.run, corpus, scores), component_columns(scores)
     problem = cluster.shared(_problem, parts, corpus, label="protocol: examples")
     values = cluster.shared(_values, parts, names, label="protocol: values")

@@ -108,7 +108,8 @@ class Target:
 def temperatures(diameter: float, blur: float, scaling: float) -> list[float]:
     """The falling values of eps, from diameter^2 to blur^2."""
     if not diameter > 0:
-        raise InputError(f"diameter {diameter:g}: all points are the same point; give features that differ")
+        fault = "all points are the same point" if diameter == 0 else "the squares of the features overflow"
+        raise InputError(f"diameter {diameter:g}: {fault}; give features that differ, standardised ones at best")
     between = np.arange(2 * np.log(diameter), 2 * np.log(blur), 2 * np.log(scaling))
     return [diameter**2, *(float(np.exp(e)) for e in between), blur**2]
 

@@ -39,6 +39,8 @@ def value_corpus(
         raise InputError(
             "corpus.validation leaves no example that can be used, and values are measured by it: look at quarantine/"
         )
+    if config.corpus.validation.source is not None and any(method.by_validation for method in methods):
+        _check_classes(stage.run, corpus)
     problem = cluster.shared(_problem, stage.run, corpus, embeddings, label="values: examples")
     # Every piece of every method is asked for before the first sum is waited for.
     alone = {m.kind: _valued(m, problem, validation, config.seed) for m in methods if not on_workers(m)}
@@ -86,6 +88,23 @@ def _piece(method: Valuation, problem: Problem, index: int, seed: int) -> Array:
 
 def _finished(method: Valuation, validation: int, *pieces: Array) -> Values:
     return method.finish(functools.reduce(np.add, pieces), validation)
+
+
+def _check_classes(run: Store, corpus: Manifest) -> None:
+    """Refuse a validation source with a class that the corpus has no example of."""
+    strange = [index for index, count in enumerate(corpus.facts["per_class"]) if count == 0]
+    calls = [(run, part.file, strange) for part in corpus.sides["validation"]] if strange else []
+    rows = sum(cluster.parallel(_rows_of, calls, label="values: classes"))
+    if rows:
+        names = ", ".join(repr(corpus.facts["classes"][index]) for index in strange)
+        raise InputError(
+            f"{rows} examples of corpus.validation are of a class that the corpus has no example of ({names}): "
+            "drop them, or list corpus.classes without it, and they go to quarantine/"
+        )
+
+
+def _rows_of(run: Store, file: str, classes: Sequence[int]) -> int:
+    return int(np.isin(column_of(run.read_table(file, [LABEL]), LABEL), classes).sum())
 
 
 def _problem(run: Store, corpus: Manifest, embeddings: Manifest | None) -> Problem:

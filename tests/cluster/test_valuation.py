@@ -96,6 +96,15 @@ def test_a_valuation_without_a_validation_split_is_refused(tmp_path: Path) -> No
         )
 
 
+def test_validation_classes_that_the_corpus_lacks_are_refused(tmp_path: Path) -> None:
+    source = write_digits(tmp_path / "digits", rows=200)
+    other = tmp_path / "other.parquet"
+    pq.write_table(pa.table({"pixels": [[float(i)] * 64 for i in range(40)], "label": ["zebra", "1"] * 20}), other)
+    held: dict[str, Any] = {"validation": {"source": str(other)}, "noise": None}
+    with pytest.raises(InputError, match=r"20 examples of corpus\.validation .*'zebra'"):
+        pipeline.execute(valued(source, tmp_path / "run", **held), until="scores")
+
+
 def test_validation_features_of_another_width_are_refused(tmp_path: Path) -> None:
     source = write_digits(tmp_path / "digits", rows=200)
     other = tmp_path / "other.parquet"

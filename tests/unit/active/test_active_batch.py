@@ -158,6 +158,19 @@ def test_constant_features_still_give_different_examples(name: str) -> None:
     assert len(set(choose(name, flat, 20, seed=0).tolist())) == 20
 
 
+def test_k_means_plus_plus_begins_uniformly_and_goes_on_by_squared_distance() -> None:
+    h, counts = H[:5], np.zeros((5, 5))
+    for seed in range(6000):
+        first, second = k_means_pp(Candidates(IDS[:5], h), 2, seed=seed)
+        counts[first, second] += 1
+    assert chisquare(counts.sum(axis=1)).pvalue > 1e-3
+    mass = cdist(h, h, "sqeuclidean")
+    expected = counts.sum(axis=1, keepdims=True) * mass / mass.sum(axis=1, keepdims=True)
+    apart = ~np.eye(5, dtype=bool)
+    assert np.diag(counts).sum() == 0
+    assert chisquare(counts[apart], expected[apart], ddof=4).pvalue > 1e-3
+
+
 def test_copies_come_last_in_k_means_plus_plus() -> None:
     h = np.repeat(H[:5], 12, axis=0)
     picks = k_means_pp(Candidates(IDS, h), 8, seed=2)

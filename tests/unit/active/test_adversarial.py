@@ -12,14 +12,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import cross_val_predict
 
-from raydelt.active.adversarial import (
-    Comparison,
-    Settings,
-    adversarial_validation,
-    auc_of,
-    permutation_p_value,
-    verdict_of,
-)
+from raydelt.active.adversarial import Comparison, adversarial_validation, auc_of, verdict_of
+from raydelt.active.permutation import permutation_p_value
+from raydelt.active.two_sets import Settings
 from raydelt.errors import InputError, SpecError
 from raydelt.examples import UInt64Array, draw_keys
 from raydelt.scorers.protocol import Array

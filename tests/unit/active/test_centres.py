@@ -14,19 +14,17 @@ from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
 
 from raydelt.active.centres import (
-    Points,
     cost,
-    d2_picks,
     drawn,
     first,
-    in_one_part,
     k_means_parallel,
     lloyd,
     lloyd_sums,
-    nearest,
     nearest_examples,
-    points_of,
 )
+from raydelt.active.distances import Shrinking, nearest
+from raydelt.active.plus_plus import d2_picks
+from raydelt.active.points import Points, in_one_part, points_of
 from raydelt.errors import InputError
 from raydelt.examples import draw_keys
 from raydelt.scorers.protocol import Array
@@ -118,9 +116,7 @@ def test_k_means_plus_plus_draws_by_weighted_squared_distance() -> None:
     second = np.zeros(5)
     for seed in range(4000):
         keys = draw_keys([f"{seed} {i}" for i in range(5)])
-        picks = d2_picks(
-            lambda row: np.square(FIVE - FIVE[row]).sum(axis=1), keys, 2, seed=seed, weights=weights, start=0
-        )
+        picks = d2_picks(Shrinking(FIVE), keys, 2, seed=seed, weights=weights, start=0)
         second[picks[1]] += 1
     mass = weights * np.square(FIVE[:, 0])
     assert second[0] == 0

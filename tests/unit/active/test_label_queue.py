@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raydelt.active.queue import ABSTAINED, EXPIRED, LABELLED, QUERIED, LabelQueue, export, fold, read_labels
+from raydelt.active.queue import ABSTAINED, EXPIRED, LABELLED, QUERIED, LabelQueue, fold
+from raydelt.active.sheets import export, read_labels
 from raydelt.errors import InputError
 from raydelt.examples import QUARANTINE_SCHEMA, content_id
 from raydelt.storage import Store
@@ -89,7 +90,11 @@ def test_unknown_ids_and_classes_are_put_aside(queue: LabelQueue, tmp_path: Path
     found = queue.absorb(answers(tmp_path, (D, "cat"), (A, "Cat"), (B, "cat")), annotator="ann", time=NOON)
     assert reasons(found.quarantined) == [
         (0, f"example {D!r} was never queried"),
-        (1, f"label 'Cat' of example {A!r} is no class of the corpus"),
+        (
+            1,
+            f"label 'Cat' of example {A!r} is no class of the corpus: "
+            "correct it to 'cat', or add it to corpus.classes",
+        ),
     ]
     assert (found.labelled, found.rows) == (1, 3)
     assert LabelQueue(queue.store).absorb(answers(tmp_path, (A, "Cat")), annotator="ann", time=NOON).labelled == 1
@@ -141,6 +146,10 @@ def test_two_writers_with_the_same_number_do_not_replace_each_other(queue: Label
     queue.store.write_bytes(name, data)
     assert name.split("-")[1] == other.split("-")[1]
     assert queue.labels() == {A: "dog" if name < other else "cat", B: "cat"}
+    assert queue.contradicted() == [A]
+    third = "dog" if queue.labels()[A] == "cat" else "cat"
+    queue.absorb(answers(tmp_path, (A, third)), annotator="cy", time=NOON + HOUR, overwrite=True)
+    assert (queue.contradicted(), queue.labels()[A]) == ([], third)
 
 
 EVENTS = st.lists(
@@ -180,49 +189,62 @@ def test_a_label_once_given_stays_unless_overwritten(events: list[dict[str, obje
             assert fold(events)[example_id].label == (after[-1]["label"] if after else given_labels[0])
 
 
-@pytest.mark.parametrize("suffix", ["csv", "parquet"])
-def test_what_is_exported_comes_back(queue: LabelQueue, tmp_path: Path, suffix: str) -> None:
-    path = str(tmp_path / "out" / f"round.{suffix}")
-    rows = pa.table({"example_id": [A, B], "text": ['a "quoted", text\nin two lines', "naïve"]})
-    assert export(rows, path) == 2
-    assert read_labels(path) == [(0, A, ""), (1, B, "")]
-    if suffix == "csv":
-        text = Path(path).read_text().replace('in two lines",""', 'in two lines","dog"')
-        Path(path).write_text("\ufeff" + text)
-    else:
-        table = pq.read_table(path)
-        pq.write_table(table.set_column(2, "label", pa.array(["dog", None])), path)
+def test_what_is_put_aside_is_kept_once(queue: LabelQueue, tmp_path: Path) -> None:
+    path = answers(tmp_path, (D, "cat"), (A, "bird"), (B, "cat"))
     found = queue.absorb(path, annotator="ann", time=NOON)
-    assert (found.labelled, found.abstained, queue.labels()) == (1, 1, {A: "dog"})
+    assert found.file is not None
+    assert queue.store.read_table(found.file.removeprefix(queue.store.root + "/")).equals(found.quarantined)
+    assert queue.absorb(path, annotator="ann", time=NOON + HOUR).file == found.file
+    assert len(queue.store.at("quarantine").names()) == 1
+    assert queue.labels() == {B: "cat"}
 
 
-def test_rows_that_cannot_be_exported_are_refused(tmp_path: Path) -> None:
-    ids = pa.table({"example_id": [A]})
-    nested = ids.append_column("x", pa.array([[1.0, 2.0]]))
-    labelled = ids.append_column("label", pa.array(["cat"]))
-    for rows, name in (
-        (nested, "a.csv"),
-        (labelled, "a.csv"),
-        (nested.drop_columns("example_id"), "a.csv"),
-        (ids, "a"),
-    ):
-        with pytest.raises(InputError, match=r"a(\.csv)?\b"):
-            export(rows, str(tmp_path / name))
-    assert export(nested, str(tmp_path / "a.parquet")) == 1
-    assert export(ids.slice(0, 0), str(tmp_path / "none.csv")) == 0
-    assert read_labels(str(tmp_path / "none.csv")) == []
+def test_a_file_without_any_label_is_taken_for_a_mistake(queue: LabelQueue, tmp_path: Path) -> None:
+    blank = answers(tmp_path, (A, ""), (B, " "), (C, ""))
+    before = (files(queue), queue.state())
+    with pytest.raises(InputError, match=r"no label in any of its 3 rows.*--abstain"):
+        queue.absorb(blank, annotator="ann", time=NOON)
+    assert (files(queue), queue.state()) == before
+    assert queue.absorb(blank, annotator="ann", time=NOON, abstain=True).abstained == 3
+    assert queue.absorb(blank, annotator="ann", time=NOON).repeated == 3
+    empty = answers(tmp_path, name="empty.csv")
+    assert queue.absorb(empty, annotator="ann", time=NOON).rows == 0
 
 
-def test_files_that_are_no_answers_are_refused(queue: LabelQueue, tmp_path: Path) -> None:
-    (tmp_path / "semicolons.csv").write_text(f"example_id;label\n{A};cat\n")
-    (tmp_path / "twice.csv").write_text(f"example_id,label,label\n{A},cat,dog\n")
-    (tmp_path / "empty.csv").write_text("")
-    (tmp_path / "text.parquet").write_text("no parquet")
-    (tmp_path / "latin.csv").write_bytes(b"example_id,label\n\xff\xfe,cat\n")
-    for name in ("semicolons.csv", "twice.csv", "empty.csv", "text.parquet", "latin.csv", "none.csv", "odd.xlsx"):
-        with pytest.raises(InputError, match=name):
-            queue.absorb(str(tmp_path / name), annotator="ann", time=NOON)
-    assert len(files(queue)) == 1
+def test_names_come_back_with_other_spaces_and_as_numbers(tmp_path: Path) -> None:
+    own = LabelQueue(Store(str(tmp_path / "queue")), ("3", "10", " cat", "1.0"))
+    ids = [" d 1 ", "naïve ключ", "a,b", 'say "x"', "=1+1", "two\nlines", "x", " x"]
+    own.query(ids, round=0, time=NOON)
+    sheet = str(tmp_path / "sheet.csv")
+    export(pa.table({"example_id": ids}), sheet)
+    assert [key for _, key, _ in read_labels(sheet)] == ids
+    rows = [("d 1", "3.0"), ("naïve ключ", "10"), ("=1+1", "cat "), ("x", "1.0"), (" x", "3,00"), ("X", "3")]
+    pq.write_table(
+        pa.table({"example_id": [r[0] for r in rows], "label": [r[1] for r in rows]}), tmp_path / "a.parquet"
+    )
+    found = own.absorb(str(tmp_path / "a.parquet"), annotator="ann", time=NOON)
+    assert [reason for _, reason in reasons(found.quarantined)] == ["example 'X' was never queried"]
+    assert own.labels() == {" d 1 ": "3", "naïve ключ": "10", "=1+1": " cat", "x": "1.0", " x": "3"}
+
+
+def test_ids_that_a_spreadsheet_has_rounded_are_told_so(queue: LabelQueue, tmp_path: Path) -> None:
+    found = queue.absorb(answers(tmp_path, ("1.23457E+15", "cat"), (A, "cat")), annotator="ann", time=NOON)
+    assert "keep that column as text" in found.quarantined["reason"][0].as_py()
+
+
+def test_a_class_that_nobody_knows_is_put_aside_until_it_is_added(queue: LabelQueue, tmp_path: Path) -> None:
+    path = answers(tmp_path, (A, "zebra"), (B, "dog"))
+    found = queue.absorb(path, annotator="ann", time=NOON)
+    assert "corpus.classes" in found.quarantined["reason"][0].as_py()
+    again = LabelQueue(queue.store, ("cat", "dog", "zebra")).absorb(path, annotator="ann", time=NOON)
+    assert (again.labelled, again.repeated, again.quarantined.num_rows) == (1, 1, 0)
+
+
+def test_a_queue_that_cannot_be_reached_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    below = LabelQueue(Store(str(tmp_path / "file")))
+    with pytest.raises(InputError, match=r"label queue .*file cannot be reached"):
+        below.query([A], round=0, time=NOON)
 
 
 def test_a_broken_file_of_events_is_named(tmp_path: Path) -> None:

@@ -41,6 +41,8 @@ def test_a_reason_to_stop_converges() -> None:
     assert next_phase(ITERATE, Facts(60, 3, 3, stopping="plateau: flat")) == (CONVERGED, "plateau: flat")
     assert next_phase(ITERATE, Facts(60, 3, 3, adversarial="alarm"))[0] is ITERATE
     assert next_phase(COLD, Facts(5, 1, 3, stopping="budget: spent")) == (CONVERGED, "while cold: budget: spent")
+    assert next_phase(COLD, Facts(60, 3, 3, stopping="budget: spent")) == (CONVERGED, "budget: spent")
+    assert next_phase(COLD, Facts(60, 2, 3, stopping="budget: spent")) == (CONVERGED, "budget: spent")
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ pytest.importorskip("skactiveml")
 
 from skactiveml.classifier import ParzenWindowClassifier
 from skactiveml.pool import Badge, CoreSet, TypiClust, average_kl_divergence, uncertainty_scores, vote_entropy
+from skactiveml.pool._bald import batch_bald
 from skactiveml.pool._typi_clust import _typicality
 
 RNG = np.random.default_rng(12)
@@ -35,6 +36,7 @@ def test_disagreements_are_equal() -> None:
     votes = P.argmax(axis=-1).T
     assert UTILITIES["vote_entropy"](P) == pytest.approx(vote_entropy(votes, np.arange(4)), rel=1e-12)
     assert UTILITIES["consensus_kl"](P) == pytest.approx(average_kl_divergence(P.copy()), rel=1e-6)
+    assert UTILITIES["bald"](P) == pytest.approx(batch_bald(P.copy(), batch_size=1)[0], rel=1e-6)
 
 
 def test_badge_has_the_same_gradients() -> None:

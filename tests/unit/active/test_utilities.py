@@ -30,6 +30,9 @@ def logistic(x: Any) -> Any:
     return np.stack([1 - one, one], axis=1)
 
 
+ONE = Predictor(lambda x: logistic(x)[None], 1, 2)
+
+
 def test_certain_even_and_split_probabilities_have_the_closed_forms() -> None:
     p = np.array([[1.0, 0.0, 0.0, 0.0], [0.25] * 4, [0.5, 0.5, 0.0, 0.0]])
     assert UTILITIES["entropy"](p) == pytest.approx([0.0, math.log(4), math.log(2)])
@@ -103,7 +106,7 @@ def closest(classifier: Any, x: Any, n_instances: int = 1, sign: float = 1.0) ->
 
 def test_a_modal_style_function_picks_from_a_shortlist(queries: types.ModuleType) -> None:
     queries.closest = closest  # type: ignore[attr-defined]
-    model = Predictor(logistic)
+    model = ONE
     expected = np.argsort(np.abs(X[:, 0] - 0.6), kind="stable")
     assert custom("own_queries:closest")(model, X, 3).tolist() == expected[:3].tolist()
     assert custom("own_queries:closest", sign=-1.0)(model, X, 1).tolist() == [0]
@@ -112,10 +115,34 @@ def test_a_modal_style_function_picks_from_a_shortlist(queries: types.ModuleType
     assert model.predict(X).tolist() == (X[:, 0] > 0.6).astype(int).tolist()
 
 
+def test_a_function_may_ask_the_members_of_a_committee(queries: types.ModuleType) -> None:
+    committee = Predictor(lambda x: np.stack([logistic(x), logistic(x + 1), logistic(x - 1)]), 3, 2)
+
+    def by_votes(own: Any, x: Any, n_instances: int = 1) -> Any:
+        votes = own.vote(x)
+        shares = np.stack([(votes == c).sum(axis=1) / len(own) for c in own.classes_], axis=1)
+        assert own.vote_proba(x).argmax(axis=-1).tolist() == votes.tolist()
+        assert [member.predict(x).tolist() for member in own] == votes.T.tolist()
+        return np.argsort(-scipy_entropy(shares, axis=1), kind="stable")[:n_instances]
+
+    queries.by_votes = by_votes  # type: ignore[attr-defined]
+    expected = np.argsort(-UTILITIES["vote_entropy"](committee.probabilities(X)), kind="stable")
+    assert custom("own_queries:by_votes")(committee, X, 4).tolist() == expected[:4].tolist()
+
+
+def test_a_function_that_fails_is_told_in_one_sentence(queries: types.ModuleType) -> None:
+    queries.two = lambda classifier, x: [0]  # type: ignore[attr-defined]
+    queries.ragged = lambda classifier, x, n_instances: [[0], [1, 2]]  # type: ignore[attr-defined]
+    queries.zero = lambda classifier, x, n_instances: 1 / 0  # type: ignore[attr-defined]
+    for name, fault in (("two", "n_instances"), ("ragged", "ValueError"), ("zero", "ZeroDivisionError")):
+        with pytest.raises(SpecError, match=rf"own_queries:{name}' failed .*{fault}"):
+            custom(f"own_queries:{name}")(ONE, X, 2)
+
+
 @pytest.mark.parametrize("found", [(3, "instance"), 3, [3], (3,), np.array([3]), (np.array([3]), X[[3]])])
 def test_row_numbers_are_read_from_every_usual_form(queries: types.ModuleType, found: Any) -> None:
     queries.query = lambda classifier, x, n_instances: found  # type: ignore[attr-defined]
-    assert custom("own_queries:query")(Predictor(logistic), X, 1).tolist() == [3]
+    assert custom("own_queries:query")(ONE, X, 1).tolist() == [3]
 
 
 @pytest.mark.parametrize(
@@ -125,7 +152,7 @@ def test_row_numbers_are_read_from_every_usual_form(queries: types.ModuleType, f
 def test_a_function_that_returns_other_rows_is_refused(queries: types.ModuleType, found: Any, fault: str) -> None:
     queries.query = lambda classifier, x, n_instances: np.array(found)  # type: ignore[attr-defined]
     with pytest.raises(SpecError, match=fault):
-        custom("own_queries:query")(Predictor(logistic), X, 2)
+        custom("own_queries:query")(ONE, X, 2)
 
 
 @pytest.mark.parametrize("target", ["nothing", "no_such_module:query", "math:no_such_name", "math:pi", ":x"])
