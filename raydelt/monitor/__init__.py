@@ -1,0 +1,1 @@
+"""Watching a run over time: decay of utilities, drift, retirement of examples, and when to score again."""
