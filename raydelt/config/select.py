@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -36,7 +36,8 @@ class Strata(Section):
 class Select(Section):
     """How many of the ranked examples are kept: a share, a number, all above a score, or a number of tokens.
 
-    With `sample` or `strata` that number is not the highest ones.
+    With `sample` or `strata` that number is not the highest ones. With `plan`, a plan's .json file or a run directory
+    that holds one, the share is the one that it recommends for its `budget`, and `value` does not count.
     """
 
     method: Literal["ratio", "top_k", "threshold", "token_budget"] = "ratio"
@@ -44,6 +45,26 @@ class Select(Section):
     quotas: Quotas | None = None
     sample: Sample | None = None
     strata: Strata | None = None
+    plan: str | None = None
+    budget: Annotated[float, Field(gt=0)] | None = None
+
+    def lasting(self) -> dict[str, Any]:
+        """What the selection depends on, besides the plan that it comes from."""
+        return self.model_dump(mode="json", exclude={"plan", "budget"})
+
+    @model_validator(mode="after")
+    def _a_plan_is_of_ratios(self) -> Select:
+        if self.plan is None and self.budget is not None:
+            raise ValueError("budget is one of a plan's: give `plan`, or drop it")
+        if self.plan is None:
+            return self
+        ways = [name for name in ("sample", "strata") if getattr(self, name) is not None]
+        if ways or self.method != "ratio":
+            raise ValueError(
+                f"a plan is about keeping the highest share: drop {ways[0] if ways else f'method {self.method}'}, or "
+                "the plan"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_way_to_keep(self) -> Select:

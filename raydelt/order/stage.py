@@ -79,21 +79,22 @@ def order_examples(
         stage.run, tuple(p.file for p in corpus.parts), tuple(p.file for p in tokens.parts) if tokens else None
     )
     chosen = [part.file for part in selection.parts]
-    selected, moments = _materialise(stage, "part", examples, chosen, _place_of_selection, selection.rows)
-    orders = [_described("selected", selected, moments, corpus.facts)]
+    selected, moments = materialise(stage, "part", examples, chosen, _place_of_selection, selection.rows)
+    orders = [described("selected", selected, moments, corpus.facts)]
     counts = [(examples, index) for index in range(len(examples.files))]
     usable_rows = sum(cluster.parallel(_count_usable, counts, label="order: count")) if arms else 0
     sides: dict[str, list[Part]] = {}
     for arm in arms:
         rows = selection.rows if arm.kind == "random" else usable_rows
         place = cluster.shared(_random_places, examples, rows, seed, arm.name, label=f"order: {arm.name}")
-        parts, moments = _materialise(stage, arm.name, examples, [place], _same_table, rows)
-        orders.append(_described(arm.name, parts, moments, corpus.facts))
+        parts, moments = materialise(stage, arm.name, examples, [place], _same_table, rows)
+        orders.append(described(arm.name, parts, moments, corpus.facts))
         sides[arm.name] = parts
     return stage.publish(selected, {"orders": [order.__dict__ for order in orders]}, sides)
 
 
-def _described(name: str, parts: Sequence[Part], moments: Moments | None, facts: dict[str, Any]) -> Ordered:
+def described(name: str, parts: Sequence[Part], moments: Moments | None, facts: dict[str, Any]) -> Ordered:
+    """An order that is written, for a corpus with these facts."""
     digest = fingerprint([p.digest for p in parts])
     own = Ordered(name, [p.file for p in parts], sum(p.rows for p in parts), digest, [], [])
     if moments is None:
@@ -104,7 +105,7 @@ def _described(name: str, parts: Sequence[Part], moments: Moments | None, facts:
     return replace(own, mean=mean.tolist(), scale=scale.tolist())
 
 
-def _materialise(
+def materialise(
     stage: Stage, kind: str, examples: Examples, inputs: Sequence[Any], place: Any, rows: int
 ) -> tuple[list[Part], Moments | None]:
     """Write the examples that `place` gives positions to, in files of `ROWS_PER_FILE` positions."""

@@ -39,7 +39,7 @@ NOISE = 0.05
 class Price:
     """The budget's unit, what one example (or token) seen costs in it, and what scoring the corpus costs in it."""
 
-    unit: Literal["examples", "tokens", "flops", "gpu_hours"] = "examples"
+    unit: Literal["examples", "tokens", "flops", "gpu_hours", "cpu_hours"] = "examples"
     per_seen: float | None = None
     scoring: float = 0.0
 
@@ -47,12 +47,12 @@ class Price:
         """The price of one seen, 1 where budget and points have the same unit."""
         if self.per_seen is None and self.unit != seen_unit:
             raise SpecError(
-                f"budgets are in {self.unit} but points in {seen_unit}: give price.per_seen, the {self.unit} that one "
-                f"of the {seen_unit} costs"
+                f"budgets are in {self.unit} but points in {seen_unit}: give plan.per_seen (--per-seen), the "
+                f"{self.unit} that one of the {seen_unit} costs"
             )
         price = 1.0 if self.per_seen is None else self.per_seen
         if not (math.isfinite(price) and price > 0 and math.isfinite(self.scoring) and self.scoring >= 0):
-            raise SpecError(f"price.per_seen {price:g} must be above 0, and price.scoring {self.scoring:g} at least 0")
+            raise SpecError(f"plan.per_seen {price:g} must be above 0, and plan.scoring {self.scoring:g} at least 0")
         return price
 
 

@@ -27,6 +27,7 @@ Unit = Literal["examples", "tokens"]
 Metric = Literal["loss", "error"]
 UNITS = ("examples", "tokens")
 FEWEST = 4
+SAME = 0.05
 
 
 @dataclass(frozen=True)
@@ -62,14 +63,20 @@ class Points:
         return np.array([self.unique[self.bucket == index].max() for index in range(len(self.names))])
 
 
-def read(path: str | Path, *, unit: Unit | None = None) -> Points:
+def read(path: str | Path, *, unit: Unit | None = None, metric: Metric | None = None) -> Points:
     """The points of a Parquet, CSV, JSON or JSON lines file.
 
-    Columns: bucket, seen, unique, loss or error; optional seed and unit.
+    Columns: bucket, seen, unique, loss or error (both, where `metric` says which); optional seed and unit.
 
     Raises:
         InputError: the file is not such a table, or no law could be fitted to it.
     """
+    columns = columns_of(path)
+    return from_columns(columns, unit=unit, metric=metric, source=str(path))
+
+
+def columns_of(path: str | Path) -> dict[str, list[Any]]:
+    """The columns of such a file as it stands."""
     path = Path(path)
     try:
         if path.suffix in (".parquet", ".csv"):
@@ -82,12 +89,21 @@ def read(path: str | Path, *, unit: Unit | None = None) -> Points:
             raise InputError(f"{path}: measured points end in .parquet, .csv, .json or .jsonl")
     except (OSError, ValueError) as error:
         raise InputError(f"{path} is not a table of measured points ({error}): give one row a point") from error
-    return from_columns({str(name): frame[name].tolist() for name in frame.columns}, unit=unit, source=str(path))
+    return {str(name): frame[name].tolist() for name in frame.columns}
 
 
-def from_columns(columns: Mapping[str, Sequence[Any]], *, unit: Unit | None = None, source: str = "points") -> Points:
-    """Points from columns [n]: bucket, seen, unique, loss or error; optional seed and unit (examples by default)."""
-    metric = _metric(columns, source)
+def from_columns(
+    columns: Mapping[str, Sequence[Any]],
+    *,
+    unit: Unit | None = None,
+    metric: Metric | None = None,
+    source: str = "points",
+) -> Points:
+    """Points from columns [n]: bucket, seen, unique, loss or error; optional seed and unit (examples by default).
+
+    Where both loss and error are there, `metric` says which one is meant.
+    """
+    metric = _metric(columns, metric, source)
     for name in ("bucket", "seen", "unique"):
         if name not in columns:
             raise InputError(f"{source} has no column `{name}`: it needs bucket, seen, unique and {metric}")
@@ -118,8 +134,10 @@ def noise(points: Points) -> float:
     return float(np.sqrt(np.sum((points.loss - means[cell.ravel()]) ** 2) / freedom)) if freedom else float("nan")
 
 
-def _metric(columns: Mapping[str, Sequence[Any]], source: str) -> Metric:
-    given: list[Metric] = [name for name in ("loss", "error") if name in columns]
+def _metric(columns: Mapping[str, Sequence[Any]], wanted: Metric | None, source: str) -> Metric:
+    given: list[Metric] = [name for name in ("loss", "error") if name in columns and wanted in (None, name)]
+    if not given and wanted is not None:
+        raise InputError(f"{source} has no column `{wanted}`: add it, or plan by another metric")
     if len(given) != 1:
         raise InputError(f"{source} has {len(given)} of the columns `loss` and `error`: give one of them")
     return given[0]
@@ -183,16 +201,18 @@ def small_run(
 ) -> tuple[float, list[tuple[str, float]]] | None:
     """The naive ranking: the most seen that every bucket was measured at, and (bucket, mean metric) best first.
 
-    None where no number seen is common to all buckets.
+    Numbers seen count as the same within 5 %. None where no number seen is common to all buckets.
     """
-    common = set(points.seen.tolist())
-    for index in range(len(points.names)):
-        common &= set(points.seen[points.bucket == index].tolist())
+    first = np.unique(points.seen[points.bucket == 0]).tolist()
+    common = [seen for seen in first if all(_near(points, index, seen).any() for index in range(len(points.names)))]
     if not common:
         return None
     seen = pick(common)
-    means = [
-        (name, float(points.loss[(points.bucket == index) & (points.seen == seen)].mean()))
-        for index, name in enumerate(points.names)
-    ]
+    means = [(name, float(points.loss[_near(points, index, seen)].mean())) for index, name in enumerate(points.names)]
     return seen, sorted(means, key=lambda entry: entry[1])
+
+
+def _near(points: Points, index: int, seen: float) -> Array:
+    """Which points [n] of a bucket have seen so much, as nearly as batches of documents have equal tokens."""
+    near: Array = (points.bucket == index) & (np.abs(points.seen - seen) <= SAME * seen)
+    return near

@@ -7,7 +7,7 @@ taken before it stands. Then one pass writes, file by file as the ranking has th
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -26,9 +26,18 @@ from raydelt.storage import Manifest, Part, Stage, Store
 
 
 def select_examples(
-    select: Select, order: Order, ranking: Manifest, classes: list[str], stage: Stage, *, seed: int
+    select: Select,
+    order: Order,
+    ranking: Manifest,
+    classes: list[str],
+    stage: Stage,
+    *,
+    seed: int,
+    planned: Mapping[str, Any] | None = None,
 ) -> Manifest:
     """Publish the selection in rank order, each example with its position in the training order.
+
+    `planned` says which plan the ratio comes from.
 
     Raises:
         SpecError: the budget cannot be met (top_k above n, quotas above k) or keeps nothing.
@@ -49,6 +58,8 @@ def select_examples(
         "cut_score": min((entry[2] for entry in written if entry[2] is not None), default=None),
         "noise": _told(functools.reduce(NoiseSums.merge, (entry[3] for entry in written)), whole=whole),
     }
+    if planned is not None:
+        facts["plan"] = dict(planned)
     return stage.publish([entry[0] for entry in written], facts)
 
 

@@ -84,7 +84,7 @@ def _trained(work: Work, replicate: Replicate, state: dict[str, Any], progress: 
         files=replicate.order.files,
         plan=replicate.plan(work.config.train.recipe.batch_size),
         steps=work.steps,
-        learner=_learner(work, replicate),
+        learner=learner_of(work, replicate),
         validation_files=work.validation_files,
         keep_model=replicate.keep_model,
         worker=context.get_world_rank(),
@@ -101,7 +101,7 @@ def _trained(work: Work, replicate: Replicate, state: dict[str, Any], progress: 
     return own | told | {"kept": state["kept"], "files": files, "chain": chain} | metrics
 
 
-def _learner(work: Work, replicate: Replicate) -> Learner:
+def learner_of(work: Work, replicate: Replicate) -> Learner:
     """The model of a replicate as it is before the first step; what is wrong with it is so for every worker."""
     try:
         return _built(work, replicate)

@@ -95,7 +95,7 @@ def test_budgets_are_converted_to_what_is_seen(exact: Fit, unit: str) -> None:
     plain = advise(exact, [], [64e6]).advice[0].choices
     other = advise(exact, [], [128.0], price=Price(unit, per_seen=2e-6)).advice[0].choices
     assert [choice.seen for choice in other] == pytest.approx([choice.seen for choice in plain])
-    with pytest.raises(SpecError, match=r"give price\.per_seen"):
+    with pytest.raises(SpecError, match=r"give plan\.per_seen"):
         advise(exact, [], [128.0], price=Price(unit))
 
 
@@ -172,5 +172,5 @@ def test_budgets_that_make_no_sense_are_refused(exact: Fit, budgets: list[float]
 def test_wrong_sizes_and_prices_are_refused(exact: Fit) -> None:
     with pytest.raises(SpecError, match="4 buckets"):
         advise(exact, [], [1e7], sizes=[1.0])
-    with pytest.raises(SpecError, match=r"price\.scoring"):
+    with pytest.raises(SpecError, match=r"plan\.scoring"):
         advise(exact, [], [1e7], price=Price(scoring=-1.0))
