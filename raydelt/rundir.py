@@ -5,11 +5,14 @@ from __future__ import annotations
 import platform
 import subprocess
 import time
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from raydelt.config import RunConfig
 from raydelt.errors import InputError
+from raydelt.estimate.beside import ESTIMATE, beside
+from raydelt.estimate.memory import START
 from raydelt.storage import Manifest, Store
 
 SPEC = "spec.json"
@@ -78,35 +81,45 @@ def record(
     config: RunConfig,
     manifests: dict[str, Manifest],
     seconds: dict[str, float],
+    measured: Mapping[str, Any],
 ) -> None:
     """Write `run.json`: resolved spec, versions, and of every stage fingerprint, counts and the seconds it took.
 
-    `seconds` are those of the stages that ran now; of the others the earlier ones stay.
+    `seconds` and the peaks of memory in `measured` are those of the stages that ran now; of the others the earlier
+    ones stay. Where the place holds an estimate of this very spec, it stands beside what was measured.
     """
     earlier = store.read_json(RECORD) if store.exists(RECORD) else {"stages": {}}
-    known = {name: entry["seconds"] for name, entry in earlier["stages"].items()}
+    # Those of stages that this execution has not come to yet are not in `stages`, and must not be forgotten.
+    recorded = {name: entry["seconds"] for name, entry in earlier["stages"].items()}
+    known = recorded | earlier.get("seconds", {}) | seconds
+    peaks = earlier.get("peaks", {}) | measured["peaks"]
     stages = {
         name: {
             "fingerprint": manifest.fingerprint,
             "rows": manifest.rows,
-            "seconds": seconds.get(name, known.get(name)),
+            "seconds": known.get(name),
+            "bytes": sum(part.bytes for part in manifest.files),
+            "files": len(manifest.files),
             "facts": {
                 key: value for key, value in manifest.facts.items() if key not in ("orders", "results", "summary")
             },
         }
         for name, manifest in manifests.items()
     }
-    store.write_json(
-        RECORD,
-        {
-            "name": config.name,
-            "spec": config.resolved(),
-            "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "versions": versions(),
-            "git_sha": _git_sha(),
-            "stages": stages,
-        },
-    )
+    found = {
+        "name": config.name,
+        "spec": config.resolved(),
+        "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "versions": versions(),
+        "git_sha": _git_sha(),
+        "cluster": measured["cluster"],
+        "start": earlier.get("start", measured["start"]),
+        "stages": stages,
+        "seconds": known,
+        "peaks": {name: peak for name, peak in peaks.items() if name == START or name in stages},
+    }
+    estimate = store.read_json(ESTIMATE) if store.exists(ESTIMATE) else None
+    store.write_json(RECORD, found | {"estimated": beside(estimate, found)})
 
 
 def versions() -> dict[str, str]:

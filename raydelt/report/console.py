@@ -11,7 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from raydelt.errors import InputError
-from raydelt.report.wording import METRICS, MINUS, duration, mean, percent
+from raydelt.estimate.beside import TOTAL
+from raydelt.estimate.table import quantity
+from raydelt.report.wording import METRICS, MINUS, duration, mean, percent, planned
 from raydelt.rundir import RECORD
 from raydelt.storage import Store, read_manifest
 
@@ -42,9 +44,11 @@ def show(store: Store, *, unchanged: bool = False) -> None:
     if found["summary"] is None:
         for name, stage in found["stages"].items():
             print(f"{name:10} {stage['rows']:>10} rows   {store.path(name)}")
+        _print_estimated(found.get("estimated", []))
         return
     page = f"{store.root}/report/index.html"
     rows = lines(found["summary"])
+    rows += [("estimate", told) for told in estimated_lines(found.get("estimated", []))]
     rows.append(("report", page if store.exists("report/index.html") else store.path("report/summary.json")))
     if sys.stdout.isatty():
         _print_table(found["summary"]["name"], rows)
@@ -53,6 +57,21 @@ def show(store: Store, *, unchanged: bool = False) -> None:
     width = max(len(name) for name, _ in rows)
     for name, text in rows:
         print(f"  {name:{width}}  {text}")
+
+
+def estimated_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """What was estimated beside what was measured, but for single stages; empty without an estimate."""
+    return [
+        f"{row['what']} {quantity(row['actual'], row['unit'])}, {quantity(row['estimated'], row['unit'])} estimated"
+        + (f" (ratio {row['ratio']:.2f})" if row["ratio"] is not None else "")
+        for row in rows
+        if row["what"] == TOTAL or row["unit"] == "bytes"
+    ]
+
+
+def _print_estimated(rows: Sequence[dict[str, Any]]) -> None:
+    for told in estimated_lines(rows):
+        print(f"{'estimate':10} {told}")
 
 
 def show_verdicts(verdicts: Sequence[Verdict]) -> None:
@@ -76,6 +95,17 @@ def show_values(components: Sequence[dict[str, Any]]) -> None:
     print("\nareas are mean accuracies: lower is better for remove high and add low, higher for the other two")
 
 
+def show_probes(points: dict[str, list[Any]]) -> None:
+    """Print the mean of every bucket's probes at each number seen."""
+    metric = "loss" if "loss" in points else "error"
+    cells: dict[tuple[str, float], list[float]] = {}
+    for name, seen, value in zip(points["bucket"], points["seen"], points[metric], strict=True):
+        cells.setdefault((name, seen), []).append(value)
+    print(f"{'bucket':>12} {points['unit'][0] + ' seen':>16} {metric:>10}")
+    for (name, seen), values in cells.items():
+        print(f"{name:>12} {seen:>16,.0f} {mean(values):>10.4f}   ({_seeds(len(values))})")
+
+
 def show_labelling(found: dict[str, Any]) -> None:
     """Print where labelling stands, a line for every round."""
     print(f"phase {found['phase']}: {found['reason']}")
@@ -90,6 +120,8 @@ def lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
     selection, training, cost = summary["selection"], summary["training"], summary["cost"]
     share = percent(selection["kept"] / selection["of"], 1)
     rows = [("kept", f"{selection['kept']} of {selection['of']} examples ({share})")]
+    if "plan" in selection:
+        rows.append(("ratio", planned(selection["plan"])))
     if selection["noise"] is not None:
         noise = selection["noise"]
         told = f"{percent(noise['share'], 1)} of what is kept lies within its own standard error of the cut"

@@ -17,6 +17,7 @@ import yaml
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from raydelt.estimate.table import quantity
 from raydelt.report import figures, wording
 from raydelt.report.svg import label
 
@@ -40,6 +41,7 @@ def render(summary: dict[str, Any]) -> str:
         metric=wording.METRICS[summary["training"]["metric"]],
         claim=wording.claim(summary),
         price=wording.price(summary["cost"]),
+        planned=wording.planned(summary["selection"]["plan"]) if "plan" in summary["selection"] else "",
         charts=_charts(summary, rows),
         class_rows=rows,
         weights=_weights(summary["ranking"]["weights"], rank["normalise"]),
@@ -150,6 +152,7 @@ FILTERS: dict[str, Any] = {
     "mean": wording.mean,
     "percent": wording.percent,
     "duration": wording.duration,
+    "quantity": quantity,
     "count": _count,
     "figures": _figures,
     "rate": _rate,

@@ -61,6 +61,7 @@ def summarise(
         "training": training,
         "seconds": took,
         "stages": [_stage(name, manifest, took[name]) for name, manifest in manifests.items()],
+        "estimated": _estimated(run),
         "cost": cost(took, trainings=len(training["results"]), kept=selection.rows, corpus=scores.rows),
         "ranked": ranked.describe(run, ranking, selection, len(classes), corpus=per_class),
         "quarantine": quarantined(run, bad),
@@ -88,6 +89,13 @@ def _seconds(
     """Seconds of every stage's own execution, those of earlier executions from the run's record."""
     earlier = run.read_json(rundir.RECORD) if run.exists(rundir.RECORD) else None
     return stage_seconds(seconds, {name: held.fingerprint for name, held in manifests.items()}, earlier)
+
+
+def _estimated(run: Store) -> list[dict[str, Any]]:
+    """What was estimated beside what the stages before this one took, as the run's record has it."""
+    record = run.read_json(rundir.RECORD) if run.exists(rundir.RECORD) else {}
+    found: list[dict[str, Any]] = record.get("estimated", [])
+    return found
 
 
 def _stage(name: str, manifest: Manifest, seconds: float | None) -> dict[str, Any]:

@@ -91,6 +91,12 @@ def _comparison(metric: Metric, arm: str, difference: Mapping[str, Any]) -> str:
     return f"{told} than {other} ({numbers})"
 
 
+def planned(told: Mapping[str, Any]) -> str:
+    """Where a selection's ratio comes from: what its plan said for the budget."""
+    kept = percent(told["ratio"], 1) if told["pays"] else "everything"
+    return f"{kept}, by {told['path']} for {told['budget']:g} {told['unit'].replace('_', ' ')}: {told['verdict']}"
+
+
 def price(cost: Mapping[str, Any]) -> list[str]:
     """What choosing cost beside what training costs, sentence by sentence."""
     scoring, one = cost["scoring"], cost["one_training"]
