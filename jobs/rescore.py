@@ -1,0 +1,8 @@
+"""Scoring a run again as a Ray job: `ray job submit --working-dir . -- python jobs/rescore.py RUN [--until …]`."""
+
+import sys
+
+from raydelt.cli import main
+
+sys.argv.insert(1, "rescore")
+main()

@@ -1,0 +1,237 @@
+"""The connection to a cluster's Jobs API: addresses, tokens, bounded waits, and one sentence for every fault.
+
+Ray's own client carries the requests, with its token from RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH where RAY_AUTH_MODE
+is `token`. It has no time-outs, and lets RAY_ADDRESS override an address that was asked for; both are mended here.
+
+Caution: whoever may submit a job may run anything on the cluster, so its dashboard belongs behind a token and a
+private address.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import requests
+from ray.dashboard.utils import get_address_for_submission_client
+from ray.exceptions import AuthenticationError
+from ray.job_submission import JobDetails, JobSubmissionClient
+
+from raydelt.errors import InputError, SpecError
+from raydelt.service.identity import shown
+
+CONNECT_SECONDS = 10
+ANSWER_SECONDS = 120
+RETRIES = 5
+OVERRIDES = "RAY_API_SERVER_ADDRESS"
+PORTS = {"http": 80, "https": 443}
+ITS_OWN_TYPE = re.compile(r"node_?[0-9a-f]{56}", re.IGNORECASE)
+
+
+class Refused(RuntimeError):
+    """An answer of the cluster that is not a success."""
+
+    def __init__(self, status: int, text: str) -> None:
+        lines = [line for line in text.splitlines() if line.strip()]
+        super().__init__(lines[-1].strip() if lines else f"HTTP {status}")
+        self.status, self.text = status, text
+
+
+class Client(JobSubmissionClient):  # type: ignore[misc]
+    """Ray's client with bounded waits, and refusals that keep their status."""
+
+    def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
+        return super()._do_request(method, endpoint, timeout=(CONNECT_SECONDS, ANSWER_SECONDS), **options)
+
+    def _raise_error(self, r: requests.Response) -> None:
+        raise Refused(r.status_code, r.text)
+
+    def fetched(self, path: str) -> Any:
+        """The `data` of a JSON answer of the dashboard.
+
+        Raises:
+            Refused: the dashboard has no such page, or cannot answer.
+        """
+        answer = self._do_request("GET", path)
+        if answer.status_code != 200:
+            self._raise_error(answer)
+        return answer.json()["data"]
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node that is alive: its address, and the resources it has in total."""
+
+    ip: str
+    resources: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """The nodes of a cluster; `fixed` where nothing adds to them, None where that is not known."""
+
+    alive: list[Node]
+    fixed: bool | None
+
+    @property
+    def here(self) -> bool:
+        """Whether every node is this machine; a forwarded port on loopback does not make it so."""
+        return bool(self.alive) and all(_is_own(node.ip) for node in self.alive)
+
+
+def connect(address: str) -> Client:
+    """A client of the cluster at `http(s)://host:port`, `ray://host:port`, `host:port` of its GCS, or `auto`.
+
+    Raises:
+        InputError: nothing answers within `CONNECT_SECONDS`, it is no Ray dashboard, or it refuses the token.
+    """
+    if address != "auto":
+        _check_reachable(address)
+    for name in ("ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with plain(address), _aimed_at(address):
+        try:
+            url = os.environ[OVERRIDES] = _url(address)
+            return Client(url)
+        except (requests.JSONDecodeError, requests.HTTPError, KeyError, RuntimeError) as error:
+            raise InputError(
+                f"what answers at {shown(address)!r} is not the dashboard of a Ray cluster: check --address"
+            ) from error
+
+
+def _url(address: str) -> str:
+    """The dashboard of an address; `head:8265` is taken for one where Ray would try for a GCS for 40 s."""
+    if "://" not in address and address != "auto":
+        with contextlib.suppress(requests.RequestException):
+            requests.get(f"http://{address}/api/version", timeout=CONNECT_SECONDS)
+            return f"http://{address}"
+    url: str = get_address_for_submission_client(address)
+    return url
+
+
+@contextlib.contextmanager
+def _aimed_at(address: str) -> Iterator[None]:
+    """Let an address that was asked for stand: Ray prefers the one in the environment."""
+    earlier = os.environ.get(OVERRIDES)
+    os.environ[OVERRIDES] = address
+    try:
+        yield
+    finally:
+        os.environ.pop(OVERRIDES)
+        if earlier is not None:
+            os.environ[OVERRIDES] = earlier
+
+
+def _check_reachable(address: str) -> None:
+    """Find out in seconds what Ray would try for minutes: whether anything listens there."""
+    parts = urlsplit(address if "://" in address else f"//{address}")
+    try:
+        port = parts.port or PORTS.get(parts.scheme)
+    except ValueError:
+        port = None
+    if parts.scheme not in ("", "ray", *PORTS) or not parts.hostname or port is None:
+        raise SpecError(
+            f"--address {shown(address)!r} must read http(s)://host:port, ray://host:port, host:port or auto"
+        )
+    try:
+        socket.create_connection((parts.hostname, port), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise InputError(_unreachable(address, error)) from error
+
+
+def _unreachable(address: str, error: object) -> str:
+    return f"no cluster answers at {shown(address)!r} ({error}): check --address, and that its dashboard runs there"
+
+
+@contextlib.contextmanager
+def plain(address: str) -> Iterator[None]:
+    """Tell what can go wrong between here and the cluster in one sentence each."""
+    place = shown(address)
+    try:
+        yield
+    except Refused as error:
+        if error.status == 404:
+            raise InputError(f"{error} at {place!r}: `raydelt list` shows what there is") from error
+        raise InputError(f"the cluster at {place!r} refuses ({error})") from error
+    except AuthenticationError as error:
+        if "nvalid" in str(error):
+            told = "refuses this token: check RAY_AUTH_TOKEN, or the file that RAY_AUTH_TOKEN_PATH names"
+        else:
+            told = "wants a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
+        raise InputError(f"the cluster at {place!r} {told}") from None
+    except (requests.RequestException, aiohttp.ClientError, ConnectionError, TimeoutError) as error:
+        raise InputError(_unreachable(address, _brief(error))) from error
+
+
+def _brief(error: BaseException) -> str:
+    """The innermost cause; urllib3 nests four of them."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return str(error) or type(error).__name__
+
+
+def nodes(client: Client) -> Nodes:
+    """The nodes of the cluster, as far as its dashboard tells."""
+    try:
+        found = client.fetched("/api/v0/nodes?detail=1&limit=10000")["result"]["result"]
+        report = (client.fetched("/api/cluster_status") or {}).get("clusterStatus") or {}
+    except (Refused, KeyError):
+        return Nodes([], None)
+    alive = [Node(node["node_ip"], node["resources_total"]) for node in found if node["state"] == "ALIVE"]
+    return Nodes(alive, _fixed(report.get("autoscalerReport")))
+
+
+def _fixed(report: dict[str, Any] | None) -> bool | None:
+    """Whether the autoscaler's report is that of a cluster without one.
+
+    Ray then names a node type after each node; of an autoscaler's limits the dashboard tells nothing.
+    """
+    types = [name for key in ("activeNodes", "idleNodes") for name in (report or {}).get(key) or {}]
+    return all(ITS_OWN_TYPE.fullmatch(name) for name in types) if types else None
+
+
+def _is_own(ip: str) -> bool:
+    """Whether an address is one of this machine's: only those can be bound."""
+    family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+    with contextlib.closing(socket.socket(family)) as probe:
+        try:
+            probe.bind((ip, 0))
+        except OSError:
+            return False
+    return True
+
+
+def follow(client: Client, job: str, write: Callable[[str], object]) -> JobDetails:
+    """Write a job's log from its beginning until the job has ended; a connection that drops is taken up again."""
+    return asyncio.run(_follow(client, job, write))
+
+
+async def _follow(client: Client, job: str, write: Callable[[str], object]) -> JobDetails:
+    written, failures = 0, 0
+    while True:
+        place = 0
+        try:
+            async for text in client.tail_job_logs(job):
+                place += len(text)
+                if place > written:
+                    write(text[written - place :])
+                    written, failures = place, 0
+            details = client.get_job_info(job)
+            if details.status.is_terminal():
+                return details
+        except (aiohttp.ClientError, requests.ConnectionError, OSError, RuntimeError) as error:
+            failures += 1
+            if isinstance(error, Refused):
+                raise
+            if failures > RETRIES:
+                raise ConnectionError(f"the log of {job} broke off: {error}") from error
+        await asyncio.sleep(1)
