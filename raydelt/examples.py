@@ -136,6 +136,12 @@ def shuffled(keys: UInt64Array, seed: int, *salt: int | str) -> NDArray[np.int64
     return np.lexsort((keys, mix(keys, seed, *salt))).astype(np.int64)
 
 
+def partition_of(keys: UInt64Array, count: int) -> UInt64Array:
+    """The part [n] that rows with these draw keys [n] belong to, among `count` equal ranges of keys."""
+    part: UInt64Array = ((keys >> np.uint64(32)) * np.uint64(count)) >> np.uint64(32)
+    return part
+
+
 def features_of(table: pa.Table | pa.RecordBatch) -> NDArray[np.float32]:
     """The feature matrix [n, width] of a corpus table, without copying where Arrow allows it."""
     return matrix_of(table, FEATURES)

@@ -27,10 +27,11 @@ from raydelt import cluster
 from raydelt.config import Corpus
 from raydelt.corpus.canonical import canonical, probe
 from raydelt.corpus.features import Layout
+from raydelt.corpus.limit import limited
 from raydelt.corpus.part import DonePart, finish_part
 from raydelt.corpus.sources import Item, SourceFile, items
 from raydelt.errors import ErrorBudgetExceeded, InputError
-from raydelt.examples import QUARANTINE_SCHEMA, column_of
+from raydelt.examples import QUARANTINE_SCHEMA, column_of, partition_of
 from raydelt.storage import Manifest, Part, Stage, fingerprint
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,8 @@ def read_corpus(
         ErrorBudgetExceeded: more rows or files are bad than `corpus.error_budget` allows.
     """
     units = items(files, text_unit=corpus.text_unit)
+    if corpus.limit is not None:
+        units = limited(units, corpus.limit)
     layout = probe(units, corpus)
     blocks = _read(units, corpus, layout)
     tallies = cluster.parallel(_tally, [(block,) for block in blocks], label="corpus: count")
@@ -188,7 +191,7 @@ def _is_int(name: str) -> bool:
 
 def _split_by_key(block: pa.Table, count: int) -> list[pa.Table]:
     good = block.filter(block["reason"].is_null()).sort_by("draw_key")
-    part = ((column_of(good, "draw_key").astype(np.uint64) >> np.uint64(32)) * np.uint64(count)) >> np.uint64(32)
+    part = partition_of(column_of(good, "draw_key").astype(np.uint64), count)
     edges = np.searchsorted(part, np.arange(count + 1, dtype=np.uint64))
     return [good.slice(low, high - low) for low, high in itertools.pairwise(edges.tolist())]
 
@@ -222,6 +225,8 @@ def _facts(
         "width": layout.width,
         "text": layout.kind == "text",
         "content": fingerprint([part.content for part in done]),
+        "partitions": len(done),
+        "partition": [index for index, part in enumerate(done) if part.corpus.rows],
     }
 
 

@@ -17,8 +17,8 @@ from raydelt import cluster
 from raydelt.corpus.tokens import usable
 from raydelt.errors import SpecError
 from raydelt.examples import DRAW_KEY, column_of, mix
+from raydelt.scorers.before import PartReader
 from raydelt.scorers.protocol import Array
-from raydelt.scorers.stage import PartReader
 from raydelt.storage import Part, Stage
 
 STEP = "step"

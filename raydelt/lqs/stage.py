@@ -20,8 +20,8 @@ from raydelt.lqs.starts import Starts, check_tokenizers, model_of, spec_of, star
 from raydelt.lqs.terms import visited
 from raydelt.lqs.walk import Work, read_record, walk_worker
 from raydelt.models.moments import FeatureMoments
+from raydelt.scorers.before import Before, PartReader, reader_of
 from raydelt.scorers.lqs import LqsConfig
-from raydelt.scorers.stage import Before, PartReader, reader_of
 from raydelt.scorers.targets import TargetReader
 from raydelt.storage import Manifest, Part, Stage
 from raydelt.train.job import forget_job, run_job

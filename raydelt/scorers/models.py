@@ -14,11 +14,11 @@ from raydelt.lqs.data_scorer import DataScorer
 from raydelt.lqs.starts import load_visits, spec_of
 from raydelt.models import classifier
 from raydelt.models.device import assigned_device
+from raydelt.scorers.before import Before
 from raydelt.scorers.crossfit import HeldOutEnsemble
 from raydelt.scorers.passes import GradientPasses, Target
 from raydelt.scorers.protocol import Need, ScoringContext
 from raydelt.scorers.proxies import load_models
-from raydelt.scorers.stage import Before
 from raydelt.scorers.target_alignment import TargetRequest
 from raydelt.scorers.targets import requests
 from raydelt.storage import Store

@@ -4,6 +4,9 @@ The features of at most `rank.max_proxy_examples` examples (those with the lowes
 in the object store, where every training reads them without copying. Folds are assigned to all examples by one task
 that holds a group key and a label per example. Cost: R F trainings; memory: the shared features, 12 bytes per example
 for the folds, and one model per running task.
+
+Proxies of an earlier version of a run can be kept for a corpus that has changed since: an example that was there, or
+one of its group, keeps its folds; a new one was seen by no model, and is put into folds by a draw.
 """
 
 from __future__ import annotations
@@ -28,10 +31,12 @@ from raydelt.examples import (
     column_of,
     derived_seed,
     features_of,
+    mix,
 )
+from raydelt.scorers.cells import Earlier, origin
 from raydelt.scorers.crossfit import FOLDS, assign_folds, fold_matrix
 from raydelt.scorers.protocol import Array
-from raydelt.storage import Manifest, Part, Stage, Store
+from raydelt.storage import Manifest, Part, Stage, Store, fingerprint
 
 
 @dataclass(frozen=True)
@@ -78,8 +83,54 @@ def fit_proxies(rank: Rank, model: ModelSpec, corpus: Manifest, stage: Stage, *,
         "steps": rank.proxy.total_steps(max(one.part.rows for one in fitted)),
         "history": [float(np.mean([one.history[epoch] for one in fitted])) for epoch in range(epochs)],
         "training_seconds": sum(one.seconds for one in fitted),
+        "settings": _settings(rank, model),
     }
     return stage.publish(folds, facts, {"models": [one.part for one in fitted]})
+
+
+def may_keep(earlier: Earlier, corpus: Manifest, rank: Rank, model: ModelSpec) -> bool:
+    """Whether an earlier version's proxies can score this corpus: the same network, recipe and classes."""
+    held = earlier.manifests.get("proxies")
+    return held is not None and earlier.keeps_for(corpus) and held.facts.get("settings") == _settings(rank, model)
+
+
+def keep_proxies(earlier: Earlier, corpus: Manifest, stage: Stage, *, seed: int) -> Manifest:
+    """Publish an earlier version's proxies for this corpus, as if they had been fitted for it."""
+    held = earlier.manifests["proxies"]
+    then = [(part.file, folds.file) for part, folds in zip(earlier.corpus.parts, held.parts, strict=True)]
+    now = [part.file for part in corpus.parts]
+    [folds] = cluster.parallel(
+        _keep_folds, [(stage, now, earlier.run, then, held.facts["folds"], seed)], label="proxies: folds"
+    )
+    models = [
+        stage.run.put(stage.file("model", index, "safetensors"), earlier.run.read_bytes(part.file), rows=part.rows)
+        for index, part in enumerate(held.sides["models"])
+    ]
+    return stage.publish(folds, {**held.facts, "origin": origin(held)}, {"models": models})
+
+
+def _settings(rank: Rank, model: ModelSpec) -> str:
+    own = rank.model_dump(mode="json", include={"folds", "rounds", "proxy", "max_proxy_examples"})
+    return fingerprint([own, model.model_dump(mode="json")])
+
+
+def _keep_folds(
+    stage: Stage, files: Sequence[str], run: Store, then: Sequence[tuple[str, str]], folds: int, seed: int
+) -> list[Part]:
+    """The folds of every corpus part: those that a group had then, or drawn ones."""
+    groups = np.concatenate([column_of(run.read_table(file, [GROUP_KEY]), GROUP_KEY) for file, _ in then])
+    had = np.concatenate([fold_matrix(run.read_table(file, [FOLDS])) for _, file in then], axis=1)
+    known, first = np.unique(groups.astype(np.uint64), return_index=True)
+    parts = []
+    for index, file in enumerate(files):
+        table = stage.run.read_table(file, [EXAMPLE_ID, GROUP_KEY])
+        own = column_of(table, GROUP_KEY).astype(np.uint64)
+        place = np.minimum(np.searchsorted(known, own), len(known) - 1)
+        drawn = np.stack(
+            [(mix(own, seed, "later fold", r) % np.uint64(folds)).astype(np.int16) for r in range(len(had))]
+        )
+        parts.append(_write_part(stage, index, table, np.where(known[place] == own, had[:, first[place]], drawn)))
+    return parts
 
 
 def _write_folds(stage: Stage, files: Sequence[str], rank: Rank, classes: Sequence[str], seed: int) -> list[Part]:
@@ -90,13 +141,15 @@ def _write_folds(stage: Stage, files: Sequence[str], rank: Rank, classes: Sequen
     folds = assign_folds(groups, labels, rounds=rank.rounds, folds=rank.folds, seed=seed, classes=classes)
     parts, start = [], 0
     for index, table in enumerate(tables):
-        own = folds[:, start : start + table.num_rows]
+        parts.append(_write_part(stage, index, table, folds[:, start : start + table.num_rows]))
         start += table.num_rows
-        column = pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(own.T).reshape(-1)), rank.rounds)
-        parts.append(
-            stage.run.write_table(stage.file("part", index), pa.table({EXAMPLE_ID: table[EXAMPLE_ID], FOLDS: column}))
-        )
     return parts
+
+
+def _write_part(stage: Stage, index: int, rows: pa.Table, folds: Array) -> Part:
+    """The folds [R, n] of the rows of one corpus part, beside their ids."""
+    column = pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(folds.T).reshape(-1)), len(folds))
+    return stage.run.write_table(stage.file("part", index), pa.table({EXAMPLE_ID: rows[EXAMPLE_ID], FOLDS: column}))
 
 
 def _training_set(run: Store, files: Sequence[str], fold_files: Sequence[str], limit: int) -> TrainingSet:

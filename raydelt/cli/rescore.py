@@ -1,0 +1,65 @@
+"""Commands that score a run again: now, or by the clock."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from raydelt.cli.app import SERVICE, Json, Override, RunOrSpec, Spec, app
+
+Until = Annotated[str, typer.Option(help="The stage to go to: ranking, selection, ordered, model or report.")]
+
+
+@app.command(rich_help_panel=SERVICE)
+def rescore(
+    run: RunOrSpec,
+    until: Until = "selection",
+    refit: Annotated[bool | None, typer.Option("--refit/--keep", help="In place of rescore.fitted.")] = None,
+    restart: Annotated[bool, typer.Option(help="Throw an unfinished version away.")] = False,
+    override: Override = None,
+    as_json: Json = False,
+) -> None:
+    """Score what is new, changed or stale, and publish the next version of the run."""
+    from raydelt.rescore.rescore import rescore as score_again
+    from raydelt.specfile import load_or_resume
+
+    found = score_again(load_or_resume(run, override), until=until, refit=refit, restart=restart)
+    if as_json:
+        typer.echo(json.dumps(asdict(found), indent=2))
+        return
+    if not found.published:
+        typer.echo(f"nothing changed: version {found.version} stays, {found.examples} examples")
+        return
+    typer.echo(f"version {found.version}: {found.examples} examples, {found.before} before")
+    for name, rows in found.computed.items():
+        typer.echo(f"  {name}: {rows} of {found.examples} computed")
+
+
+@app.command(rich_help_panel=SERVICE)
+def schedule(
+    spec: Spec,
+    cron: Annotated[str, typer.Option(help='When: a cron line, such as "0 3 * * *".')],
+    timezone: Annotated[str, typer.Option(help="The zone of the cron line.")] = "UTC",
+    until: Until = "selection",
+    manifest: Annotated[str | None, typer.Option(help="Write a Kubernetes CronJob to this file instead.")] = None,
+    image: Annotated[str, typer.Option(help="The image of the CronJob.")] = "raydelt:cpu",
+    address: Annotated[str | None, typer.Option(help="The Ray cluster of the CronJob.")] = None,
+    override: Override = None,
+) -> None:
+    """Score a run again by the clock: in this process, or as a CronJob of Kubernetes."""
+    from raydelt.rescore.schedule import Cron
+    from raydelt.specfile import load
+
+    times, config = Cron(cron, timezone), load(spec, override)
+    if manifest is not None:
+        from raydelt.rescore.kubernetes import write
+
+        write(manifest, config, times, image=image, address=address)
+        typer.echo(f"wrote {manifest}: kubectl apply -f {manifest}")
+        return
+    from raydelt.rescore.rescore import keep_scored
+
+    keep_scored(config, times, until=until)

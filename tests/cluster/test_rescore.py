@@ -1,0 +1,145 @@
+"""Scoring again: only what is new is computed, the result is that of scoring all, and readers see whole versions."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from sklearn.datasets import load_digits
+
+from raydelt import pipeline
+from raydelt.config import RunConfig
+from raydelt.errors import InputError
+from raydelt.examples import EXAMPLE_ID, column_of
+from raydelt.monitor import history
+from raydelt.rescore import begun, versions
+from raydelt.rescore.rescore import rescore
+from raydelt.scorers.cells import Earlier
+from raydelt.storage import Store, read_manifest
+from raydelt.storage.lease import held
+from tests.flow import spec, table, write_digits
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+CHANGES: dict[str, Any] = {"score": [{"kind": kind} for kind in ("difficulty", "consistency", "diversity")]}
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> RunConfig:
+    """A run that has been scored once."""
+    config = spec(write_digits(tmp_path / "in", files=3, rows=300), tmp_path / "run", **CHANGES)
+    pipeline.execute(config, until="selection")
+    return config
+
+
+def more(folder: Path, name: str, rows: range) -> None:
+    """A file of other digits."""
+    bundle, own = load_digits(), list(rows)
+    held = pa.table({"pixels": bundle.data[own].astype(np.float32).tolist(), "label": bundle.target[own]})
+    pq.write_table(held, folder / name)
+
+
+def scores_of(place: Path) -> pa.Table:
+    return table(place, "scores").sort_by(EXAMPLE_ID)
+
+
+def earlier(config: RunConfig, *, cells: bool) -> Earlier:
+    """The run's current version; without its cells nothing of it but what was fitted stays."""
+    now = versions.current(Store(config.output)).store
+    found = {name: read_manifest(now, name) for name in ("corpus", "scores", "proxies")}
+    known = {name: manifest for name, manifest in found.items() if manifest is not None}
+    if not cells:
+        known["scores"] = dataclasses.replace(known["scores"], facts=known["scores"].facts | {"cells": {}})
+    return Earlier(now, known)
+
+
+def test_new_rows_alone_are_scored_and_the_result_is_that_of_scoring_all(config: RunConfig, tmp_path: Path) -> None:
+    first = table(Path(config.output), "scores").num_rows
+    more(tmp_path / "in", "more.parquet", range(300, 330))
+    whole = config.model_copy(update={"output": str(tmp_path / "whole")})
+    everything = pipeline.execute(whole, until="selection", earlier=earlier(config, cells=False))
+    found = rescore(config)
+    assert found.published
+    assert found.version == 1
+    assert found.before == first
+    assert everything.manifests["scores"].facts["computed"] == dict.fromkeys(found.computed, found.examples)
+    assert found.computed == dict.fromkeys(("difficulty", "consistency", "diversity"), found.examples - first)
+    assert 0 < found.examples - first <= 30
+    now, then = scores_of(Path(found.place)), scores_of(tmp_path / "whole")
+    assert now[EXAMPLE_ID].equals(then[EXAMPLE_ID])
+    for name in everything.manifests["scores"].facts["columns"]["difficulty"]:
+        np.testing.assert_allclose(column_of(now, name), column_of(then, name), rtol=1e-5, atol=1e-6)
+    for stage in ("ranking", "selection"):
+        assert table(Path(found.place), stage)[EXAMPLE_ID].equals(table(tmp_path / "whole", stage)[EXAMPLE_ID])
+    assert [entry.number for entry in history.versions(Store(config.output))] == [0, 1]
+
+
+def test_examples_that_go_leave_and_nothing_is_computed(config: RunConfig, tmp_path: Path) -> None:
+    (tmp_path / "in" / "digits-2.parquet").unlink()
+    found = rescore(config)
+    assert found.published
+    assert found.examples < found.before
+    assert set(found.computed.values()) == {0}
+
+
+def test_a_touched_file_makes_no_version(config: RunConfig, tmp_path: Path) -> None:
+    assert not rescore(config).published
+    os.utime(tmp_path / "in" / "digits-0.parquet", (1, 1))
+    assert not rescore(config).published
+    assert versions.current(Store(config.output)).number == 0
+    assert versions.known(Store(config.output)) == []
+
+
+def test_a_changed_scorer_is_computed_alone(config: RunConfig) -> None:
+    changed = [{"kind": "difficulty"}, {"kind": "consistency", "strength": 0.5}, {"kind": "diversity"}]
+    again = spec(config.corpus.source, Path(config.output), score=changed)
+    found = rescore(again)
+    assert found.computed == {"difficulty": 0, "consistency": found.examples, "diversity": 0}
+
+
+def test_fitting_anew_computes_what_looks_at_it(config: RunConfig, tmp_path: Path) -> None:
+    more(tmp_path / "in", "more.parquet", range(300, 330))
+    found = rescore(config, refit=True)
+    assert set(found.computed.values()) == {found.examples}
+
+
+def test_readers_see_the_version_before_until_the_next_is_whole(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more(tmp_path / "in", "more.parquet", range(300, 330))
+    seen = []
+    execute = pipeline.execute
+
+    def watch(*arguments: Any, **named: Any) -> Any:
+        done = execute(*arguments, **named)
+        seen.append(versions.current(Store(config.output)).number)
+        return done
+
+    monkeypatch.setattr(pipeline, "execute", watch)
+    rescore(config)
+    assert seen == [0]
+    assert versions.current(Store(config.output)).number == 1
+
+
+def test_of_two_jobs_at_once_one_is_told_that_the_other_works(config: RunConfig) -> None:
+    with (
+        held(Store(config.output), "rescore", owner="the other", seconds=60),
+        pytest.raises(InputError, match="held by the other"),
+    ):
+        rescore(config)
+
+
+def test_an_unfinished_version_is_not_finished_with_other_files(config: RunConfig, tmp_path: Path) -> None:
+    more(tmp_path / "in", "more.parquet", range(300, 330))
+    place = versions.begin(Store(config.output), 1)
+    own = config.model_copy(update={"output": place.root})
+    begun.begin(place, own, begun.made_of(config, fitted="keep"), restart=False)
+    more(tmp_path / "in", "again.parquet", range(330, 360))
+    with pytest.raises(InputError, match=r"again\.parquet is new"):
+        rescore(config)
+    assert rescore(config, restart=True).version == 1
