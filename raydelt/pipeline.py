@@ -12,31 +12,40 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from raydelt import __version__, cluster, rundir
+from raydelt import __version__, cluster, metrics, rundir
 from raydelt.active import session
 from raydelt.active.phases import Phase
 from raydelt.active.pool import train_committee
-from raydelt.config import ModelSpec, Refine, RunConfig
+from raydelt.config import Refine, RunConfig
 from raydelt.corpus.read import read_corpus
 from raydelt.corpus.sources import find
 from raydelt.corpus.tokens import tokenise_corpus
 from raydelt.errors import InputError
+from raydelt.estimate.memory import START, Watch, watched
 from raydelt.lqs.distil import distil
 from raydelt.lqs.stage import walk_trajectories
 from raydelt.lqs.starts import model_of, spec_of
 from raydelt.models import folder
+from raydelt.models.identity import own_models, references
 from raydelt.order.stage import Arm, order_examples
+from raydelt.plan import stage as planning
+from raydelt.plan.buckets import slice_ranking
+from raydelt.plan.chosen import Chosen, chosen
+from raydelt.plan.probe import measure_losses
 from raydelt.precheck import check, require
 from raydelt.rank import refine
 from raydelt.rank.stage import combined_rows, rank_scores
 from raydelt.report.stage import write_report
+from raydelt.report.wording import planned
+from raydelt.scorers.before import Before, needs_of
+from raydelt.scorers.cells import Earlier, origin
 from raydelt.scorers.embeddings import embed_corpus
 from raydelt.scorers.ledger import keep_ledger
 from raydelt.scorers.lqs import Distil
 from raydelt.scorers.neighbours import find_neighbours
 from raydelt.scorers.protocol import Need
-from raydelt.scorers.proxies import fit_proxies
-from raydelt.scorers.stage import Before, needs_of, score_corpus
+from raydelt.scorers.proxies import fit_proxies, keep_proxies, may_keep
+from raydelt.scorers.stage import score_corpus
 from raydelt.scorers.targets import requests, target_gradients
 from raydelt.select.stage import select_examples
 from raydelt.storage import Manifest, Stage, Store, absolute, fingerprint
@@ -53,13 +62,22 @@ STAGES = ("corpus", *BESIDE, *MODELS, "scores", *refine.STAGES, "ranking", "sele
 
 @dataclass
 class Run:
-    """One execution of a spec in its run directory; `seconds` are those of the stages that really ran."""
+    """One execution of a spec in its run directory; `seconds` are those of the stages that really ran.
+
+    `start` are the seconds until Ray was there, `capacity` is what it has, and `watch` sees the memory. What stands
+    of an `earlier` version is not computed again.
+    """
 
     config: RunConfig
     store: Store
+    watch: Watch = field(default_factory=Watch)
+    capacity: dict[str, Any] = field(default_factory=dict)
+    start: float = 0.0
     fresh: dict[str, bool] = field(default_factory=dict)
     manifests: dict[str, Manifest] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    chosen: Chosen | None = None
+    earlier: Earlier | None = None
 
     def stage(self, name: str, inputs: list[Any], work: Callable[[Stage], Manifest]) -> Manifest:
         """The stage's manifest: as it stands, if nothing that determines it changed, else computed now."""
@@ -68,17 +86,30 @@ class Run:
         self.fresh[name] = manifest is None
         started = time.perf_counter()
         if manifest is None:
-            manifest = work(stage)
+            self.watch.stage = name
+            manifest = metrics.measured(name, lambda: work(stage), _counts)
         seconds = time.perf_counter() - started
         if self.fresh[name]:
             self.seconds[name] = seconds
         self.manifests[name] = manifest
         _log_stage(name, manifest, self.fresh[name], seconds)
-        rundir.record(self.store, self.config, self.manifests, self.seconds)
+        rundir.record(self.store, self.config, self.manifests, self.seconds, self.measured())
         return manifest
 
+    def measured(self) -> dict[str, Any]:
+        """What the run's record holds beside the seconds of the stages that ran now."""
+        now = {START, *self.seconds} if self.seconds else set()
+        peaks = {name: asdict(peak) for name, peak in self.watch.peaks.items() if name in now}
+        return {"start": self.start, "cluster": self.capacity, "peaks": peaks}
 
-def execute(config: RunConfig, *, until: str = "report", then: Callable[[Run], object] | None = None) -> Run:
+
+def execute(
+    config: RunConfig,
+    *,
+    until: str = "report",
+    then: Callable[[Run], object] | None = None,
+    earlier: Earlier | None = None,
+) -> Run:
     """Run the flow up to a stage, going on from whatever already stands in the run directory; `then` comes after it.
 
     Raises:
@@ -87,9 +118,10 @@ def execute(config: RunConfig, *, until: str = "report", then: Callable[[Run], o
     store = Store(absolute(config.output))
     check(config, STAGES[: STAGES.index(until) + 1])
     rundir.claim(store, config)
-    run = Run(config, store)
-    with cluster.connected(config.cluster):
+    began = time.perf_counter()
+    with watched() as watch, cluster.connected(config.cluster), metrics.run(config.name):
         require(config)
+        run = Run(config, store, watch, cluster.capacity(), time.perf_counter() - began, earlier=earlier)
         for _ in _flow(run):
             if until in run.manifests:
                 break
@@ -123,6 +155,49 @@ def ask(run: Run, *, phase: Phase | None = None) -> session.Batch:
     return session.next_batch(session.Stages(config, run.store, corpus, committee), phase=phase)
 
 
+def probe(run: Run) -> Manifest:
+    """The stage of short trainings on the buckets of the ranking."""
+    config, known = run.config, run.manifests
+    c, corpus, ranking, tokens = config.resolved(), known["corpus"], known["ranking"], known.get("tokens")
+    buckets = run.stage(
+        "buckets",
+        [
+            ranking.fingerprint,
+            config.plan.slicing(),
+            config.select.quotas is not None,
+            tokens.fingerprint if tokens else None,
+        ],
+        lambda stage: slice_ranking(config, corpus, tokens, ranking, stage),
+    )
+    return run.stage(
+        "probes",
+        [
+            buckets.fingerprint,
+            {name: c["plan"]["probes"][name] for name in ("budgets", "seeds")},
+            {name: c["train"][name] for name in ("recipe", "precision", "micro_batch", "lora")},
+            own_models(config.model) if tokens else c["model"],
+            _sides(tokens or corpus, ["validation"]),
+        ],
+        lambda stage: measure_losses(config, corpus, tokens, buckets, stage),
+    )
+
+
+def plan(run: Run) -> Manifest:
+    """The stage that says what to keep of the ranking at each budget."""
+    config, corpus = run.config, run.manifests["corpus"]
+    if config.plan.points is None:
+        probe(run)
+    seconds = run.store.read_json(rundir.RECORD)["seconds"]
+    made_of = planning.definition(config, corpus)
+    before = planning.before(config, run.manifests, seconds, run.store)
+    settings = config.plan.model_dump(mode="json", exclude={"probes", "points"})
+    return run.stage(
+        "plan",
+        [before.fingerprint, settings, made_of],
+        lambda stage: planning.publish_plan(config, before, made_of, stage),
+    )
+
+
 def _flow(run: Run) -> Any:
     """The stages in order; pauses after each."""
     config, rank = run.config, run.config.rank
@@ -152,14 +227,15 @@ def _flow(run: Run) -> Any:
             [s.version for s in scorers],
             [[name, manifest.fingerprint] for name, manifest in before.beside.items()],
             [[name, manifest.fingerprint] for name, manifest in before.models.items()],
-            None if proxies else _own_models(config.model),
-            _references(config),
+            None if proxies else own_models(config.model),
+            references(config.score),
+            *_frame_kept(run, corpus),
         ],
-        lambda stage: score_corpus(config, before, stage),
+        lambda stage: score_corpus(config, before, stage, earlier=run.earlier),
     )
     yield
     history = proxies.facts["history"] if proxies else []
-    only = config.select if rank.extent == "kept" else None
+    only = _chosen(run) if rank.extent == "kept" else None
     tokens = run.manifests["tokens"] if config.select.method == "token_budget" else None
     if rank.refine is not None:
         yield from _refined(run, before, scores, history, rank.refine)
@@ -170,19 +246,32 @@ def _flow(run: Run) -> Any:
             scores.fingerprint,
             c["rank"]["combine"],
             history,
-            c["select"] if only else None,
+            *(only.lasting if only else [None]),
             tokens.fingerprint if tokens else None,
         ],
         lambda stage: rank_scores(
-            rank.combine, corpus, scores, history, stage, seed=config.seed, only=only, tokens=tokens
+            rank.combine,
+            corpus,
+            scores,
+            history,
+            stage,
+            seed=config.seed,
+            only=only.select if only else None,
+            tokens=tokens,
         ),
     )
     yield
     selection = run.stage(
         "selection",
-        [ranking.fingerprint, c["select"], c["order"]],
+        [ranking.fingerprint, *_chosen(run).lasting, c["order"]],
         lambda stage: select_examples(
-            config.select, config.order, ranking, corpus.facts["classes"], stage, seed=config.seed
+            _chosen(run).select,
+            config.order,
+            ranking,
+            corpus.facts["classes"],
+            stage,
+            seed=config.seed,
+            planned=_chosen(run).told,
         ),
     )
     yield
@@ -197,7 +286,7 @@ def _flow(run: Run) -> Any:
         "model",
         [
             ordered.fingerprint,
-            _own_models(config.model) if tokens else c["model"],
+            own_models(config.model) if tokens else c["model"],
             config.train.lasting(),
             c["order"]["later_epochs"],
             [part.digest for kind in ("test", "validation") for part in (tokens or corpus).sides.get(kind, [])],
@@ -264,16 +353,11 @@ def _before_scores(run: Run, corpus: Manifest, needs: frozenset[Need]) -> Any:
         yield
     models = needs & {"classifier", "gradients"}
     if config.rank.method == "folding_sort" and models:
-        settings = {k: c["rank"][k] for k in ("folds", "rounds", "proxy", "max_proxy_examples")}
-        proxies = run.stage(
-            "proxies",
-            [content, c["model"], settings],
-            lambda stage: fit_proxies(config.rank, config.model, corpus, stage, seed=config.seed),
-        )
+        proxies = _proxies(run, corpus)
         yield
     if "target" in needs:
         inputs = [
-            proxies.fingerprint if proxies else _own_models(config.model),
+            origin(proxies) if proxies else own_models(config.model),
             [asdict(one) for one in requests(config)],
         ]
         run.stage(
@@ -286,6 +370,28 @@ def _before_scores(run: Run, corpus: Manifest, needs: frozenset[Need]) -> Any:
         yield from _along_trajectories(run, corpus, tokens)
 
 
+def _proxies(run: Run, corpus: Manifest) -> Manifest:
+    """The proxies of an earlier version where they may be kept, else fitted ones."""
+    config, c, earlier = run.config, run.config.model_dump(mode="json"), run.earlier
+    settings = {k: c["rank"][k] for k in ("folds", "rounds", "proxy", "max_proxy_examples")}
+    inputs = [_content(corpus), c["model"], settings]
+    if earlier is not None and may_keep(earlier, corpus, config.rank, config.model):
+        kept = [origin(earlier.manifests["proxies"]), earlier.manifests["proxies"].fingerprint]
+        return run.stage(
+            "proxies",
+            [*inputs, kept],
+            lambda stage: keep_proxies(earlier, corpus, stage, seed=config.seed),
+        )
+    return run.stage(
+        "proxies", inputs, lambda stage: fit_proxies(config.rank, config.model, corpus, stage, seed=config.seed)
+    )
+
+
+def _frame_kept(run: Run, corpus: Manifest) -> list[str]:
+    """Identifies what was fitted on the corpus of an earlier version and is kept; empty where nothing is."""
+    return [run.earlier.frame.digest] if run.earlier is not None and run.earlier.keeps_for(corpus) else []
+
+
 def _along_trajectories(run: Run, corpus: Manifest, tokens: Manifest | None) -> Any:
     """The trajectories, and where the corpus is too large to annotate, a data scorer in their place."""
     config, spec = run.config, spec_of(run.config)
@@ -293,7 +399,7 @@ def _along_trajectories(run: Run, corpus: Manifest, tokens: Manifest | None) -> 
     walked = run.stage(
         "trajectory",
         [
-            [_content(corpus), settings, _own_models(model_of(config)), tokens.fingerprint if tokens else None],
+            [_content(corpus), settings, own_models(model_of(config)), tokens.fingerprint if tokens else None],
             [part.digest for part in corpus.sides["validation"]],
         ],
         lambda stage: walk_trajectories(config, corpus, tokens, stage),
@@ -324,10 +430,10 @@ def _refined(run: Run, before: Before, scores: Manifest, history: list[float], s
 
     def uncertain(stage: Stage) -> Manifest:
         pieces, _ = combined_rows(rank.combine, corpus, scores, history, stage.run)
-        return refine.find_uncertain(spec, config.select, corpus, pieces, stage, seed=config.seed)
+        return refine.find_uncertain(spec, _chosen(run).select, corpus, pieces, stage, seed=config.seed)
 
     c = config.model_dump(mode="json")
-    settings = [c["rank"]["combine"], c["rank"]["refine"], c["select"]]
+    settings = [c["rank"]["combine"], c["rank"]["refine"], *_chosen(run).lasting]
     found = run.stage("uncertain", [scores.fingerprint, history, settings], uncertain)
     yield
     more = rank.model_copy(update={"rounds": spec.rounds})
@@ -361,6 +467,15 @@ def _before(run: Run, corpus: Manifest) -> Before:
     )
 
 
+def _chosen(run: Run) -> Chosen:
+    """What is kept: what the spec says, or the plan that it names."""
+    if run.chosen is None:
+        run.chosen = chosen(run.config.select, planning.definition(run.config, run.manifests["corpus"]))
+        if run.chosen.told is not None:
+            log.info("%-10s %s", "ratio", planned(run.chosen.told))
+    return run.chosen
+
+
 def _encoder(config: RunConfig, distil: Distil) -> str | None:
     """Identifies the data scorer's encoder by its files; None where it is the spec's own network."""
     if config.model.kind != "causal_lm":
@@ -378,17 +493,6 @@ def _sides(corpus: Manifest, kinds: list[str]) -> list[str]:
     return [part.digest for kind in kinds for part in corpus.sides.get(kind, [])]
 
 
-def _own_models(model: ModelSpec) -> list[Any]:
-    """What identifies checkpoints: the model section, and the bytes of every file that it names."""
-    named = [*model.checkpoints, *model.paths, *([model.adapter] if model.adapter else [])]
-    return [model.model_dump(mode="json"), [folder.fingerprint(path) for path in named]]
-
-
-def _references(config: RunConfig) -> list[str]:
-    """What identifies the models that scorers compare with."""
-    return [folder.fingerprint(spec.reference) for spec in config.score if hasattr(spec, "reference")]
-
-
 def _arms(config: RunConfig) -> list[Arm]:
     """The baseline orders that training needs: a random subset for every seed, the full corpus once."""
     arms = []
@@ -399,8 +503,14 @@ def _arms(config: RunConfig) -> list[Arm]:
     return arms
 
 
+def _counts(manifest: Manifest) -> tuple[int, int]:
+    """Rows that a stage processed, and those that it put into quarantine."""
+    bad = sum(part.rows for part in manifest.sides.get("quarantine", []))
+    return manifest.facts.get("rows_processed", manifest.rows), bad
+
+
 def _log_stage(name: str, manifest: Manifest, fresh: bool, seconds: float) -> None:
-    rows = manifest.facts.get("rows_processed", manifest.rows)
+    rows, _ = _counts(manifest)
     if not fresh:
         log.info("%-10s up to date, %d rows", name, rows)
         return

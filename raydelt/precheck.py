@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from raydelt import cluster
 from raydelt.config import HeldOut, RunConfig
@@ -10,12 +11,15 @@ from raydelt.errors import SpecError
 from raydelt.rank.refine import repeatable
 from raydelt.scorers.lqs import LqsConfig
 from raydelt.scorers.protocol import Need
+from raydelt.storage.places import refuse_credentials, refuse_output
 from raydelt.train import track
 from raydelt.valuation.methods import LossValConfig
 
 
 def check(config: RunConfig, stages: Sequence[str]) -> None:
     """Refuse before anything is read what these stages could not do."""
+    _check_places(config.resolved())
+    refuse_output(config.output)
     language = config.model.kind == "causal_lm"
     if language and config.rank.method == "folding_sort":
         raise SpecError("rank.method folding_sort trains classifiers: set rank.method to score for a causal_lm")
@@ -41,9 +45,45 @@ def check(config: RunConfig, stages: Sequence[str]) -> None:
         _check_scorer(config, f"score.{index}: {spec.kind}", spec.build().needs)
 
 
+def check_planning(config: RunConfig, *, made: bool = True) -> None:
+    """Refuse before anything is read a plan (or, if not `made`, only its probes) that this spec does not give."""
+    spec, language = config.plan, config.model.kind == "causal_lm"
+    if made and not spec.budgets:
+        raise SpecError(
+            f"plan.budgets is empty: give at least one, in {spec.unit or ('tokens' if language else 'examples')}"
+        )
+    if config.rank.extent == "kept" or config.rank.refine is not None:
+        name = "extent kept" if config.rank.extent == "kept" else "refine"
+        raise SpecError(f"a plan needs the whole ranking before any cut, and rank.{name} looks at one: drop it")
+    if config.select.quotas is not None and config.select.quotas.share == "balanced":
+        raise SpecError("a plan's buckets take an equal share of every class: set select.quotas.share to proportional")
+    if spec.points is not None and made:
+        return
+    if config.corpus.validation == HeldOut():
+        raise SpecError(
+            "probes are measured on the validation split, since no plan may see the test split: set "
+            "corpus.validation.fraction or corpus.validation.source"
+        )
+    if not language and not config.corpus.labelled:
+        raise SpecError("probes train a classifier, which needs labels: set corpus.label_column or label_from_folder")
+    if made and spec.metric == "error" and language:
+        raise SpecError("plan.metric error is a classifier's: use loss for a causal_lm")
+    _check_model(config)
+
+
+def _check_places(value: Any, field: str = "") -> None:
+    """Refuse credentials in any URL of a spec, which is printed and written down."""
+    if isinstance(value, str):
+        refuse_credentials(value, field)
+        return
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, inner in pairs:
+        _check_places(inner, f"{field}.{name}".lstrip("."))
+
+
 def _check_training(config: RunConfig) -> None:
     """Refuse a training that this spec or machine cannot give."""
-    spec, language = config.train, config.model.kind == "causal_lm"
+    spec = config.train
     if config.corpus.test.source is None and config.corpus.test.fraction == 0:
         raise SpecError("corpus.test leaves no test split: give corpus.test.fraction or corpus.test.source")
     if spec.evaluate_every is not None and config.corpus.validation == HeldOut():
@@ -51,6 +91,13 @@ def _check_training(config: RunConfig) -> None:
             "train.evaluate_every looks at the validation split: set corpus.validation.fraction or "
             "corpus.validation.source"
         )
+    _check_model(config)
+    track.check(spec.track, local="://" not in config.output)
+
+
+def _check_model(config: RunConfig) -> None:
+    """Refuse what cannot be trained, however long."""
+    spec, language = config.train, config.model.kind == "causal_lm"
     if spec.lora is not None and not language:
         raise SpecError("train.lora is for language models: set model.kind to causal_lm, or drop it")
     if language and len(config.model.paths) > 1:
@@ -59,7 +106,6 @@ def _check_training(config: RunConfig) -> None:
         raise SpecError("training starts from a plain model: merge model.adapter into it, or use train.lora")
     if spec.precision == "float16" and config.cluster.actors.num_gpus == 0:
         raise SpecError("train.precision float16 needs GPUs: use bfloat16, or set cluster.actors.num_gpus")
-    track.check(spec.track, local="://" not in config.output)
 
 
 def _check_scorer(config: RunConfig, name: str, needs: frozenset[Need]) -> None:

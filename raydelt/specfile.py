@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from raydelt.config import RunConfig
 from raydelt.errors import SpecError
+from raydelt.storage.places import masked
 
 
 def load(path: str | Path, overrides: list[str] | None = None) -> RunConfig:
@@ -34,6 +35,24 @@ def load(path: str | Path, overrides: list[str] | None = None) -> RunConfig:
     for override in overrides or []:
         _apply(raw, override)
     return validate(raw, origin=str(path))
+
+
+def load_or_resume(place: str, overrides: list[str] | None = None) -> RunConfig:
+    """The spec of a YAML file, or of the run that holds a directory.
+
+    Raises:
+        SpecError: as `load`.
+        InputError: the directory holds no run.
+    """
+    if place.endswith((".yaml", ".yml")):
+        return load(place, overrides)
+    from raydelt.rundir import config_of
+    from raydelt.storage import Store, absolute
+
+    raw = config_of(Store(absolute(place))).resolved()
+    for override in overrides or []:
+        _apply(raw, override)
+    return validate(raw | {"output": place}, origin=place)
 
 
 def validate(raw: dict[str, Any], *, origin: str = "spec") -> RunConfig:
@@ -87,6 +106,7 @@ def _sentence(item: Any) -> str:
     if item["type"] == "missing":
         return f"{where}: missing: add it to the spec"
     got = item["input"]
+    got = masked(got) if isinstance(got, str) else got
     shown = "" if isinstance(got, dict | list | BaseModel) else f" (got {got!r})"
     return f"{where}: {message}{shown}" if where else f"{message}{shown}"
 

@@ -25,11 +25,22 @@ class Actors(Section):
         return self
 
 
+class Most(Section):
+    """What an autoscaler may grow the cluster to; Ray tells what is there, and not what may come."""
+
+    cpus: Positive
+    gpus: Annotated[int, Field(ge=0)] = 0
+
+
 class Cluster(Section):
-    """Which Ray to use: `auto` joins the one that RAY_ADDRESS names, else starts one inside this process."""
+    """Which Ray to use: `auto` joins the one that RAY_ADDRESS names, else starts one inside this process.
+
+    A cluster that grows by itself names its `most`; what asks for more than the cluster has is refused otherwise.
+    """
 
     address: str = "auto"
     num_cpus: Positive | None = None
     num_gpus: Annotated[int, Field(ge=0)] | None = None
     object_store_bytes: Positive | None = None
+    most: Most | None = None
     actors: Actors = Actors()

@@ -32,7 +32,8 @@ class LabelNoise(Section):
 class Corpus(Section):
     """Where the examples come from, which columns matter, and how faults are dealt with.
 
-    `pool` holds examples without labels, which people may be asked for; its labelled ones join the corpus.
+    `pool` holds examples without labels, which people may be asked for; its labelled ones join the corpus. `limit`
+    reads so many rows of the sources at most, spread over them, and as many of the pool: for a trial.
     """
 
     source: str | list[str] = []
@@ -55,6 +56,7 @@ class Corpus(Section):
     validation: HeldOut = HeldOut()
     test: HeldOut = HeldOut(fraction=0.2)
     pool: str | None = None
+    limit: Positive | None = None
     error_budget: Fraction = 0.05
 
     @field_validator("classes", mode="before")

@@ -11,11 +11,15 @@ from raydelt.config.cluster import Cluster
 from raydelt.config.corpus import Corpus
 from raydelt.config.label import Label
 from raydelt.config.model import Encoder, ModelSpec
+from raydelt.config.monitor import Monitor
 from raydelt.config.order import Order
+from raydelt.config.plan import Planning
 from raydelt.config.rank import Rank
+from raydelt.config.rescore import Rescore
 from raydelt.config.section import Section
 from raydelt.config.select import Select
 from raydelt.config.train import Train
+from raydelt.config.tune import Tune
 from raydelt.scorers.registry import ScorerSpec, parse_scorer
 
 
@@ -40,8 +44,12 @@ class RunConfig(Section):
     select: Select = Select()
     order: Order = Order()
     train: Train = Train()
+    tune: Tune = Tune()
     report: Report = Report()
     label: Label = Label()
+    plan: Planning = Planning()
+    rescore: Rescore = Rescore()
+    monitor: Monitor = Monitor()
     output: str
     cluster: Cluster = Cluster()
 

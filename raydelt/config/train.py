@@ -38,10 +38,12 @@ class Train(Section):
     """Final training with Ray Train: the selection and its baselines, at equal optimiser steps, over several seeds.
 
     The global batch is `recipe.batch_size` examples whatever the number of `workers`, which may be a range
-    `[least, most]` that follows the cluster. `micro_batch` is the most that a worker takes in one pass.
+    `[least, most]` that follows the cluster: every `resize_every` seconds it is looked at for more. `micro_batch` is
+    the most that a worker takes in one pass.
     """
 
     workers: Positive | tuple[Positive, Positive] = 1
+    resize_every: Annotated[float, Field(gt=0)] = 60.0
     parallel: Literal["ddp", "fsdp"] = "ddp"
     precision: Literal["float32", "float64", "bfloat16", "float16"] = "float32"
     micro_batch: Positive | None = None
@@ -65,7 +67,7 @@ class Train(Section):
 
     def lasting(self) -> dict[str, Any]:
         """What the result depends on: not on how many workers it was computed, nor who watched."""
-        return self.model_dump(mode="json", exclude={"workers", "max_failures", "track"})
+        return self.model_dump(mode="json", exclude={"workers", "resize_every", "max_failures", "track"})
 
     @property
     def fewest(self) -> int:

@@ -33,9 +33,10 @@ def run_job(
     workers: int | tuple[int, int],
     max_failures: int,
     num_gpus: float = 0.0,
+    resize_every: float = 60.0,
 ) -> dict[str, Any]:
     """Run `worker(config)` on a group of workers, or on as many of a range as the cluster carries; the metrics that
-    they committed last.
+    they committed last. A range is looked at again every `resize_every` seconds.
 
     Checkpoints lie under the stage's fingerprint until `forget_job`.
     """
@@ -48,7 +49,10 @@ def run_job(
             _in_the_drivers_folder,
             train_loop_config={"worker": worker, "config": config, "folder": os.getcwd()},
             scaling_config=ray.train.ScalingConfig(
-                num_workers=workers, use_gpu=gpus > 0, resources_per_worker=resources
+                num_workers=workers,
+                use_gpu=gpus > 0,
+                resources_per_worker=resources,
+                elastic_resize_monitor_interval_s=resize_every,
             ),
             run_config=_run_config(stage, max_failures),
         )

@@ -45,6 +45,7 @@ def train_and_compare(
             workers=spec.workers,
             num_gpus=config.cluster.actors.num_gpus,
             max_failures=spec.max_failures,
+            resize_every=spec.resize_every,
         )
     if metrics.get("failed"):
         raise InputError(metrics["failed"])

@@ -20,6 +20,11 @@ BENCHES = (
     "lossval",
     "valuation",
     "planning",
+    "object_store",
+    "tune",
+    "plan_proof",
+    "estimate",
+    "ask",
 )
 
 

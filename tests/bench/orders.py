@@ -39,7 +39,7 @@ from tests import classified
 SEEDS = range(int(os.environ.get("BENCH_SEEDS", "10")))
 STEPS = int(os.environ.get("BENCH_ORDER_STEPS", "750"))
 RATIOS = (0.3, 0.5, 1.0)
-SCORES = ("difficulty", "grad_norm", "prototype")
+SCORES = ("difficulty", "grad_norm", "prototype_distance")
 RECIPE, MODEL = Recipe(), ModelSpec(network="mlp", hidden=[64])
 ORDERS = {
     "shuffled": Order(method="shuffled"),
