@@ -116,7 +116,7 @@ def record(
         "start": earlier.get("start", measured["start"]),
         "stages": stages,
         "seconds": known,
-        "peaks": {name: peak for name, peak in peaks.items() if name == START or name in stages},
+        "peaks": {name: peak for name, peak in peaks.items() if name == START or name in known},
     }
     estimate = store.read_json(ESTIMATE) if store.exists(ESTIMATE) else None
     store.write_json(RECORD, found | {"estimated": beside(estimate, found)})
