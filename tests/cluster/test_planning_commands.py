@@ -89,6 +89,7 @@ def test_what_a_plan_says_is_published_and_not_made_twice(planned: tuple[Path, R
     pipeline.execute(config(folder, "out"), until="ranking", then=pipeline.plan)
 
 
+@pytest.mark.slow
 def test_probes_are_the_same_on_two_workers_one_of_which_is_killed(planned: tuple[Path, Run], tmp_path: Path) -> None:
     folder, undisturbed = planned
     own = config(folder, "killed")
