@@ -1,4 +1,4 @@
-"""Scoring a run again as a Ray job: `ray job submit --working-dir . -- python jobs/rescore.py RUN [--until …]`."""
+"""Scoring a run again as a Ray job: `ray job submit --working-dir . -- python jobs/rescore.py RUN [--first]`."""
 
 import sys
 

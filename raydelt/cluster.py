@@ -43,6 +43,7 @@ FAILED = "failed"
 ROWS = "rows"
 SECONDS = "seconds"
 CONNECT_SECONDS = 10
+STARTS = 3
 RELEASE_SECONDS = 20
 # Where Ray tells the driver of a submitted job how it was submitted.
 JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -82,7 +83,7 @@ def connected(spec: ClusterSpec) -> Iterator[None]:
             "_node_ip_address": "127.0.0.1",
         }
     try:
-        ray.init(logging_level=logging.ERROR, runtime_env=_runtime_environment(embedded), **options)
+        _start(options, _runtime_environment(embedded), STARTS if embedded else 1)
     except (ConnectionError, ValueError) as error:
         raise InputError(
             f"cluster.address {address!r} cannot be reached ({error}): check that Ray runs there"
@@ -92,6 +93,25 @@ def connected(spec: ClusterSpec) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _start(options: dict[str, Any], environment: dict[str, Any], attempts: int) -> None:
+    """Start Ray or connect to it; a node of its own that is not up after Ray's half a minute is tried again."""
+    for attempt in range(attempts):
+        try:
+            ray.init(logging_level=logging.ERROR, runtime_env=environment, **options)
+            return
+        except Exception as error:
+            # Ray raises no narrower class for this.
+            if "timed out during startup" not in str(error):
+                raise
+            ray.shutdown()
+            if attempt + 1 == attempts:
+                raise InputError(
+                    f"Ray did not start on this machine within half a minute, {attempts} times: it has too little "
+                    "processor time or memory left"
+                ) from error
+            log.warning("Ray did not start within half a minute: trying again")
 
 
 def _check_reachable(address: str) -> None:

@@ -14,6 +14,7 @@ from raydelt.errors import InputError
 from raydelt.estimate.beside import ESTIMATE, beside
 from raydelt.estimate.memory import START
 from raydelt.storage import Manifest, Store
+from raydelt.storage.near import near
 
 SPEC = "spec.json"
 RECORD = "run.json"
@@ -38,6 +39,13 @@ def claim(store: Store, config: RunConfig) -> None:
     Raises:
         InputError: the place cannot be written, or belongs to another spec or to something else.
     """
+    refuse_others(store, config)
+    store.check_writable()
+    store.write_json(SPEC, config.resolved())
+
+
+def refuse_others(store: Store, config: RunConfig) -> None:
+    """Refuse a place that belongs to another spec or to something else."""
     if store.exists(SPEC):
         held = store.read_json(SPEC)
         there, here = _identity(held), _identity(config.resolved())
@@ -51,8 +59,6 @@ def claim(store: Store, config: RunConfig) -> None:
         raise InputError(
             f"output {store.root!r} is not empty and holds no raydelt run: choose another `output`, or empty it"
         )
-    store.check_writable()
-    store.write_json(SPEC, config.resolved())
 
 
 def config_of(store: Store) -> RunConfig:
@@ -62,7 +68,8 @@ def config_of(store: Store) -> RunConfig:
         InputError: there is no run.
     """
     if not store.exists(SPEC):
-        raise InputError(f"{store.root!r} holds no raydelt run: give the `output` of a spec")
+        cure = near(store.root, otherwise="give the `output` of a spec")
+        raise InputError(f"{store.root!r} holds no raydelt run: {cure}")
     return RunConfig.model_validate(store.read_json(SPEC))
 
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from raydelt.config import RunConfig
 from raydelt.errors import SpecError
+from raydelt.storage.near import near
 from raydelt.storage.places import masked
 
 
@@ -23,7 +24,7 @@ def load(path: str | Path, overrides: list[str] | None = None) -> RunConfig:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise SpecError(f"spec {str(path)!r} does not exist: check the path") from error
+        raise SpecError(f"spec {str(path)!r} does not exist: {near(str(path))}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"spec {str(path)!r} cannot be read ({error})") from error
     try:
@@ -44,7 +45,7 @@ def load_or_resume(place: str, overrides: list[str] | None = None) -> RunConfig:
         SpecError: as `load`.
         InputError: the directory holds no run.
     """
-    if place.endswith((".yaml", ".yml")):
+    if place.endswith((".yaml", ".yml")) or Path(place).is_file():
         return load(place, overrides)
     from raydelt.rundir import config_of
     from raydelt.storage import Store, absolute

@@ -26,7 +26,7 @@ from raydelt.errors import InputError
 from raydelt.examples import DRAW_KEY, EXAMPLE_ID, draw_keys, partition_of
 from raydelt.storage import Part
 
-CORPUS = "corpus"
+CORPUS, RESTING = "corpus", "resting"
 SPLITS = ("validation", "test", "pool")
 SCANNED = 50_000_000
 NAMED = 5
@@ -120,6 +120,18 @@ def score_row(run: Run, place: Place) -> tuple[dict[str, Any], int] | None:
     if row < 0:
         return None
     return files.read(run.store, part).slice(row, 1).to_pylist()[0], row
+
+
+def resting_row(run: Run, example: str) -> dict[str, Any] | None:
+    """What the run says of an example that its selection left out because it rests; None where it does not."""
+    manifest = run.found(RESTING)
+    for part in manifest.parts if manifest is not None else []:
+        table = files.read(run.store, part)
+        row = pc.index(table[EXAMPLE_ID], example).as_py()
+        found: dict[str, Any] | None = table.slice(row, 1).to_pylist()[0] if row >= 0 else None
+        if found is not None and found["weight"] == 0:
+            return found
+    return None
 
 
 def _splits(run: Run) -> Iterator[tuple[str, list[Part]]]:

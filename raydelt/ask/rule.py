@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from raydelt.ask.lookup import resting_row
 from raydelt.ask.ranked import cut_of_class, cut_scores
 from raydelt.ask.run import Run
 from raydelt.ask.sample import below_gate, broken
+from raydelt.examples import EXAMPLE_ID
 
 KEYS = ("rule", "text", "reason", "gate", "cut", "distance", "distance_in_se", "within_noise", "probability", "weight")
 
@@ -51,6 +53,10 @@ def _rule(run: Run, scores: dict[str, Any], ranked: dict[str, Any] | None, kept:
     """The rule's name, and what it says of this example."""
     select, combine = run.raw["select"], run.raw["rank"]["combine"]
     excluded = broken(combine, scores)
+    rests = None if kept else resting_row(run, scores[EXAMPLE_ID])
+    if rests is not None:
+        told = f"{rests['reason']}, since version {rests['version']}"
+        return "retired", f"left: retired ({told}); `raydelt monitor --restore` brings it back"
     if excluded and not kept:
         name, side, bar, value = excluded[0]
         return "excluded", f"left: rank.combine.exclude rules out {name} {side} {bar:g}, and it has {value:.4g}"

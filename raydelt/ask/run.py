@@ -22,6 +22,7 @@ from raydelt.ask import files
 from raydelt.errors import InputError
 from raydelt.rescore import versions
 from raydelt.storage import Manifest, Store, absolute, read_manifest
+from raydelt.storage.near import near
 
 if TYPE_CHECKING:
     from raydelt.ask.dataset import OrderedDataset
@@ -63,7 +64,8 @@ class Run:
                 raise InputError(f"{store.url(versions.CURRENT)} names {now.store.root!r}, which is missing")
             return Run(store, now.store, now.number)
         if numbered is None:
-            raise InputError(f"{place!r} holds no raydelt run (no {SPEC}): give the `output` of a spec")
+            cure = near(store.root, otherwise="give the `output` of a spec")
+            raise InputError(f"{place!r} holds no raydelt run (no {SPEC}): {cure}")
         return _numbered(Store(numbered[1]), int(numbered[2]))
 
     @property
@@ -216,7 +218,8 @@ def _ray(store: Store, manifest: Manifest, columns: Sequence[str] | None) -> Any
 
     paths = [store.path(part.file) for part in manifest.parts]
     fs = None if store.is_local else store.fs
-    return ray.data.read_parquet(paths, columns=columns, filesystem=fs)
+    found = ray.data.read_parquet(paths, filesystem=fs)
+    return found if columns is None else found.select_columns(list(columns))
 
 
 def _polars(table: pa.Table) -> Any:

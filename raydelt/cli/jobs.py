@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from raydelt.cli.app import SERVICE, Json, Override, Spec, app
+from raydelt.cli.app import SERVICE, Json, Override, RunOrSpec, app
 
 DASHBOARD = "http://127.0.0.1:8265"
 Address = Annotated[
@@ -30,6 +30,7 @@ class Job(enum.StrEnum):
     select = "select"
     order = "order"
     train = "train"
+    rescore = "rescore"
 
 
 class Code(enum.StrEnum):
@@ -41,9 +42,10 @@ class Code(enum.StrEnum):
 
 @app.command(rich_help_panel=SERVICE)
 def submit(
-    spec: Spec,
+    spec: RunOrSpec,
     address: Address = DASHBOARD,
-    job: Annotated[Job, typer.Option(help="How far to go.")] = Job.run,
+    job: Annotated[Job, typer.Option(help="How far to go; rescore scores again.")] = Job.run,
+    since: Annotated[str | None, typer.Option(help="With --job rescore: its --since.")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Follow the log, and end with the job's exit code.")] = False,
     job_id: Annotated[str | None, typer.Option("--id", help="Default: name and fingerprint of spec and code.")] = None,
     again: Annotated[bool, typer.Option("--again", help="Run again what has succeeded already.")] = False,
@@ -67,18 +69,20 @@ def submit(
     override: Override = None,
     as_json: Json = False,
 ) -> None:
-    """Run a spec as a job of a Ray cluster; the same spec and code are the same job."""
-    from raydelt.specfile import load
+    """Run a spec, or a run's own, as a job of a Ray cluster; the same spec and code are the same job."""
+    from raydelt.specfile import load_or_resume
 
-    config = load(spec, override)
+    config = load_or_resume(spec, override)
     from raydelt.service import submit as service
     from raydelt.service.demands import Entry
 
     request = service.Request(
         job=job.value,
+        arguments=_arguments(job, since),
         id=job_id,
         owner=owner,
-        again=again,
+        # What is scored again is scored again once more, unless its id says which time it is.
+        again=again or (job is Job.rescore and job_id is None),
         folder=None if bare else working_dir,
         ship=code is Code.ship,
         wheels=wheel or [],
@@ -171,6 +175,19 @@ def _line(job: dict[str, Any]) -> str:
 
 def _write(text: str) -> None:
     typer.echo(text, nl=False)
+
+
+def _arguments(job: Job, since: str | None) -> list[str]:
+    """What the command of a job is called with, beside the spec."""
+    from raydelt.errors import SpecError
+    from raydelt.rescore import since as times
+
+    if since is None:
+        return ["--first"] if job is Job.rescore else []
+    if job is not Job.rescore:
+        raise SpecError(f"--since {since!r} is for --job rescore: drop it, or say that job")
+    times.since(since, now=time.time())
+    return ["--first", "--since", since]
 
 
 def _amounts(pairs: list[str]) -> dict[str, float]:

@@ -8,8 +8,11 @@ from typing import Annotated
 
 import typer
 
+from raydelt import __version__
 from raydelt.cli.app import SERVICE, Json, Override, RunOrSpec, Spec, app
 
+# The service of the head in cluster/kubernetes.
+HEAD = "http://raydelt-head-svc:8265"
 Until = Annotated[str, typer.Option(help="The stage to go to: ranking, selection, ordered, model or report.")]
 
 
@@ -19,14 +22,23 @@ def rescore(
     until: Until = "selection",
     refit: Annotated[bool | None, typer.Option("--refit/--keep", help="In place of rescore.fitted.")] = None,
     restart: Annotated[bool, typer.Option(help="Throw an unfinished version away.")] = False,
+    since: Annotated[
+        str | None, typer.Option(help="Open only files changed since: 2026-01-31, or 12h, 7d. Default: all.")
+    ] = None,
+    first: Annotated[bool, typer.Option("--first", help="Score a run for the first time where it never was.")] = False,
     override: Override = None,
     as_json: Json = False,
 ) -> None:
     """Score what is new, changed or stale, and publish the next version of the run."""
+    import time
+
+    from raydelt.rescore import since as times
     from raydelt.rescore.rescore import rescore as score_again
     from raydelt.specfile import load_or_resume
 
-    found = score_again(load_or_resume(run, override), until=until, refit=refit, restart=restart)
+    moment = None if since is None else times.since(since, now=time.time())
+    config = load_or_resume(run, override)
+    found = score_again(config, until=until, refit=refit, restart=restart, since=moment, first=first)
     if as_json:
         typer.echo(json.dumps(asdict(found), indent=2))
         return
@@ -34,6 +46,8 @@ def rescore(
         typer.echo(f"nothing changed: version {found.version} stays, {found.examples} examples")
         return
     typer.echo(f"version {found.version}: {found.examples} examples, {found.before} before")
+    if found.unopened:
+        typer.echo(f"  {found.unopened} files older than --since were not opened")
     for name, rows in found.computed.items():
         typer.echo(f"  {name}: {rows} of {found.examples} computed")
 
@@ -45,8 +59,8 @@ def schedule(
     timezone: Annotated[str, typer.Option(help="The zone of the cron line.")] = "UTC",
     until: Until = "selection",
     manifest: Annotated[str | None, typer.Option(help="Write a Kubernetes CronJob to this file instead.")] = None,
-    image: Annotated[str, typer.Option(help="The image of the CronJob.")] = "raydelt:cpu",
-    address: Annotated[str | None, typer.Option(help="The Ray cluster of the CronJob.")] = None,
+    image: Annotated[str, typer.Option(help="The image of the CronJob.")] = f"raydelt-cpu:{__version__}",
+    address: Annotated[str, typer.Option(help="The dashboard that the CronJob submits to.")] = HEAD,
     override: Override = None,
 ) -> None:
     """Score a run again by the clock: in this process, or as a CronJob of Kubernetes."""
@@ -58,7 +72,7 @@ def schedule(
         from raydelt.rescore.kubernetes import write
 
         write(manifest, config, times, image=image, address=address)
-        typer.echo(f"wrote {manifest}: kubectl apply -f {manifest}")
+        typer.echo(f"wrote {manifest}: kubectl -n raydelt apply -f {manifest}")
         return
     from raydelt.rescore.rescore import keep_scored
 

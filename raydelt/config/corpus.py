@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
@@ -48,6 +49,7 @@ class Corpus(Section):
     text_column: str | None = None
     text_features: Positive = 1024
     text_unit: Literal["file", "paragraph"] = "file"
+    encoding: str = "utf-8"
     time_column: str | None = None
     classes: list[str] | None = None
     standardize: bool = True
@@ -58,6 +60,15 @@ class Corpus(Section):
     pool: str | None = None
     limit: Positive | None = None
     error_budget: Fraction = 0.05
+
+    @field_validator("encoding")
+    @classmethod
+    def _an_encoding(cls, value: str) -> str:
+        try:
+            "x".encode(value)
+            return codecs.lookup(value).name
+        except LookupError as error:
+            raise ValueError("is no encoding that is known: give utf-8, latin-1, cp1252, …") from error
 
     @field_validator("classes", mode="before")
     @classmethod

@@ -33,8 +33,12 @@ class Drift(Section):
 
 
 class Retire(Section):
-    """Which examples rest: see `raydelt/monitor/retirement.py`. The component `doubt` doubts a label below 0.5."""
+    """Which examples rest: see `raydelt/monitor/retirement.py`. The component `doubt` doubts a label below 0.5.
 
+    With `action: advise` that is only told; with `apply` the selections of later versions leave out who is retired.
+    """
+
+    action: Literal["advise", "apply"] = "advise"
     low: Share = 0.1
     versions: Positive = 3
     recover: Share = 0.2
@@ -69,6 +73,15 @@ class Trigger(Section):
     budget_days: Above = 30.0
 
 
+class History(Section):
+    """How much of the past is kept: what the last `keep` versions said of every example; null keeps all.
+
+    Never less than `monitor.versions`, which is what decay, drift and retirement look at.
+    """
+
+    keep: Annotated[int, Field(ge=2)] | None = 200
+
+
 class Monitor(Section):
     """How a run is watched over its versions; `utility` is a component, by default the first usual one there is."""
 
@@ -76,6 +89,7 @@ class Monitor(Section):
     clock: Literal["version", "days"] = "version"
     half_life: Above = 2.0
     versions: Annotated[int, Field(ge=2)] = 50
+    history: History = History()
     drift: Drift = Drift()
     retire: Retire = Retire()
     trigger: Trigger = Trigger()

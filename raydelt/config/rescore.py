@@ -6,17 +6,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from raydelt.config.section import Positive, Section
+from raydelt.config.section import Section
 
 
 class Rescore(Section):
     """Scoring again: what was fitted on the corpus as a whole stays (`keep`), or is fitted anew (`refit`).
 
     What is fitted are proxies, standardisation and statistics of scorers. With `keep` only new and changed examples
-    are scored; with `refit` all whose scorers look at any of it. `versions` is how many of them stay readable;
-    `lease_seconds` after its last sign of life a job counts as dead, and another may take over.
+    are scored; with `refit` all whose scorers look at any of it. `versions` is how many of them stay readable, two at
+    the least, so that no reader is broken off when the next is published; `lease_seconds` after its last sign of life
+    a job counts as dead, and another may take over.
     """
 
     fitted: Literal["keep", "refit"] = "keep"
-    versions: Positive = 3
+    versions: Annotated[int, Field(ge=2)] = 3
     lease_seconds: Annotated[float, Field(gt=1)] = 60.0

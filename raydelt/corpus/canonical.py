@@ -62,7 +62,7 @@ def probe(items: Sequence[Item], corpus: Corpus) -> Layout:
     """
     fault: InputError | None = None
     for item in items:
-        for raw in formats.read(item, None, text_unit=corpus.text_unit):
+        for raw in formats.read(item, None, text_unit=corpus.text_unit, encoding=corpus.encoding):
             if len(raw.rows) == 0:
                 continue
             try:
@@ -158,7 +158,7 @@ def canonical(item: Item, corpus: Corpus, layout: Layout) -> Iterator[pa.Table]:
     label = None if item.split == "pool" else layout.label_column
     needed = [*layout.columns, label, corpus.id_column, corpus.group_column, corpus.time_column]
     columns = list(dict.fromkeys(name for name in needed if name is not None))
-    for raw in formats.read(item, columns, text_unit=corpus.text_unit):
+    for raw in formats.read(item, columns, text_unit=corpus.text_unit, encoding=corpus.encoding):
         missing = [name for name in columns if name not in raw.columns] if len(raw.rows) else []
         if missing:
             reason = f"column {missing[0]!r} is missing"

@@ -54,18 +54,21 @@ class RawRows:
     paths: Sequence[str] | None = None
 
 
-def read(item: Item, columns: Sequence[str] | None, *, text_unit: str = "file") -> Iterator[RawRows]:
-    """The rows of one unit; `columns` None reads all columns."""
+def read(
+    item: Item, columns: Sequence[str] | None, *, text_unit: str = "file", encoding: str = "utf-8"
+) -> Iterator[RawRows]:
+    """The rows of one unit; `columns` None reads all columns. Text and CSV are in this encoding."""
     reader = {
         "builtin": _builtin,
         "parquet": _parquet,
         "jsonl": _jsonl,
-        "csv": _csv,
         "image": _images,
         "idx": _idx,
     }.get(item.format)
-    if reader is None:
-        rows = _documents(item) if text_unit == "file" else _paragraphs(item)
+    if item.format == "csv":
+        rows = _csv(item, columns, encoding)
+    elif reader is None:
+        rows = _documents(item, encoding) if text_unit == "file" else _paragraphs(item, encoding)
     else:
         rows = reader(item, columns)
     try:
@@ -83,7 +86,7 @@ def rows_in(item: Item) -> int | None:
     if item.format == "builtin":
         return sum(len(raw.rows) for raw in _builtin(item, None))
     if item.format == "idx":
-        with _opened(item.path) as file:
+        with unpacked(item.path) as file:
             return int(struct.unpack(">II", file.read(8))[1])
     return item.rows
 
@@ -191,7 +194,7 @@ def _jsonl(item: Item, columns: Sequence[str] | None) -> Iterator[RawRows]:
 
 def _lines(path: str) -> Iterator[bytes]:
     """Lines of a file, without their ends."""
-    with _opened(path) as file:
+    with unpacked(path) as file:
         rest = b""
         # `read` of a truncated gzip stream fails and loses what it had decompressed; `read1` gives that first.
         take = getattr(file, "read1", file.read)
@@ -202,18 +205,18 @@ def _lines(path: str) -> Iterator[bytes]:
             yield rest
 
 
-def _opened(path: str) -> Any:
-    """A file for reading, decompressed by its name."""
+def unpacked(path: str) -> Any:
+    """A file for reading, decompressed by its name; a context manager."""
     file = storage.opened(path)
     if path.endswith(".gz"):
         return gzip.GzipFile(fileobj=file)
     return pa.input_stream(pa.PythonFile(file), compression="zstd" if path.endswith(".zst") else None)
 
 
-def _csv(item: Item, columns: Sequence[str] | None) -> Iterator[RawRows]:
+def _csv(item: Item, columns: Sequence[str] | None, encoding: str) -> Iterator[RawRows]:
     plain = item.path.removesuffix(".gz").removesuffix(".zst")
     delimiter = "\t" if plain.endswith(".tsv") else ","
-    header = next(_lines(item.path), b"").decode("utf-8-sig").rstrip("\r")
+    header = next(_lines(item.path), b"").decode(_signed(encoding)).rstrip("\r")
     if not header:
         return
     names = next(csv.reader([header], delimiter=delimiter))
@@ -227,10 +230,10 @@ def _csv(item: Item, columns: Sequence[str] | None) -> Iterator[RawRows]:
         bad.append(BadRow(row.number - 2, reason, str(row.text).encode()))
         return "skip"
 
-    with _opened(item.path) as opened:
+    with unpacked(item.path) as opened:
         reader = pa.csv.open_csv(
             opened,
-            read_options=pa.csv.ReadOptions(use_threads=False, block_size=CHUNK_BYTES),
+            read_options=pa.csv.ReadOptions(use_threads=False, block_size=CHUNK_BYTES, encoding=encoding),
             parse_options=pa.csv.ParseOptions(
                 delimiter=delimiter, invalid_row_handler=refuse, newlines_in_values=True, ignore_empty_lines=True
             ),
@@ -255,19 +258,19 @@ def _csv(item: Item, columns: Sequence[str] | None) -> Iterator[RawRows]:
         yield RawRows({}, np.empty(0, np.int64), bad)
 
 
-def _documents(item: Item) -> Iterator[RawRows]:
+def _documents(item: Item, encoding: str) -> Iterator[RawRows]:
     """Column `text`: one document per file."""
     texts: list[str] = []
     paths: list[str] = []
     bad: list[BadRow] = []
     for path in item.members:
         try:
-            with _opened(path) as file:
+            with unpacked(path) as file:
                 data = bytes(file.read())
         except Exception as error:
             bad.append(BadRow(None, _unreadable(error, path), path=path))
             continue
-        text, fault = _decoded(data)
+        text, fault = _decoded(data, encoding)
         if fault is None:
             texts.append(text)
             paths.append(path)
@@ -288,21 +291,27 @@ def _unreadable(error: Exception, path: str) -> str:
     return f"file cannot be read to its end: {' '.join(str(error).split()) or type(error).__name__}"
 
 
-def _decoded(data: bytes) -> tuple[str, str | None]:
+def _decoded(data: bytes, encoding: str) -> tuple[str, str | None]:
     """Bytes as text, and why they are none."""
     try:
-        return data.decode("utf-8"), None
+        return data.decode(encoding), None
     except UnicodeDecodeError as error:
-        return "", f"text is not valid UTF-8: {error.reason} at byte {error.start}"
+        name = "UTF-8" if encoding == "utf-8" else encoding
+        return "", f"text is not valid {name}: {error.reason} at byte {error.start}"
 
 
-def _paragraphs(item: Item) -> Iterator[RawRows]:
+def _signed(encoding: str) -> str:
+    """An encoding that passes over a byte-order mark."""
+    return "utf-8-sig" if encoding == "utf-8" else encoding
+
+
+def _paragraphs(item: Item, encoding: str) -> Iterator[RawRows]:
     """Column `text`: one document per paragraph (part between blank lines)."""
     texts: list[str] = []
     rows: list[int] = []
     bad: list[BadRow] = []
     for number, piece in enumerate(_parts_between_blank_lines(item.path)):
-        text, fault = _decoded(piece)
+        text, fault = _decoded(piece, encoding)
         if fault is None:
             texts.append(text)
             rows.append(number)
@@ -355,7 +364,7 @@ def _idx(item: Item, _: Sequence[str] | None) -> Iterator[RawRows]:
 
 
 def _idx_array(path: str) -> Array:
-    with _opened(path) as file:
+    with unpacked(path) as file:
         data = io.BytesIO(bytes(file.read()))
     magic = data.read(4)
     if magic[:3] != b"\0\0\x08":

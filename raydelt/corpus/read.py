@@ -26,6 +26,7 @@ import ray.data
 from raydelt import cluster
 from raydelt.config import Corpus
 from raydelt.corpus.canonical import canonical, probe
+from raydelt.corpus.carried import Carried, rows_of
 from raydelt.corpus.features import Layout
 from raydelt.corpus.limit import limited
 from raydelt.corpus.part import DonePart, finish_part
@@ -50,19 +51,33 @@ def partitions(rows: int, size: int) -> int:
 
 
 def read_corpus(
-    corpus: Corpus, files: Sequence[SourceFile], stage: Stage, *, seed: int, answers: Mapping[str, str] | None = None
+    corpus: Corpus,
+    files: Sequence[SourceFile],
+    stage: Stage,
+    *,
+    seed: int,
+    answers: Mapping[str, str] | None = None,
+    carried: Carried | None = None,
 ) -> Manifest:
     """Read, validate, split and publish the examples of these files; `answers` are labels by id for the pool.
+
+    What is `carried` over from an earlier version is not opened.
 
     Raises:
         InputError: nothing readable, no example left, duplicates where the spec forbids them, or a single class.
         ErrorBudgetExceeded: more rows or files are bad than `corpus.error_budget` allows.
     """
-    units = items(files, text_unit=corpus.text_unit)
+    opened = [file for file in files if carried is None or file.path not in carried.splits]
+    units = items(opened, text_unit=corpus.text_unit)
     if corpus.limit is not None:
         units = limited(units, corpus.limit)
-    layout = probe(units, corpus)
-    blocks = _read(units, corpus, layout)
+    layout = probe(units if carried is None else _first(files, corpus), corpus)
+    blocks = _read(units, corpus, layout) if units else []
+    if carried is not None:
+        # It names every file: once in the object store is enough.
+        held = ray.put(carried)
+        calls = [(held, layout, *file) for file in carried.files]
+        blocks += cluster.scatter(rows_of, calls, 1, label="corpus: carry over")
     tallies = cluster.parallel(_tally, [(block,) for block in blocks], label="corpus: count")
     tally = _Tally.sum(tallies)
     _check_budget(tally, len(files), corpus)
@@ -84,6 +99,16 @@ def read_corpus(
             "quarantine": [*bad, *(part.quarantine for part in done if part.quarantine is not None)],
         },
     )
+
+
+def _first(files: Sequence[SourceFile], corpus: Corpus) -> list[Item]:
+    """Units of the first file, which says what examples are made of, and where it cannot, of all."""
+    first = items(files[:1], text_unit=corpus.text_unit)
+    try:
+        probe(first, corpus)
+    except InputError:
+        return items(files, text_unit=corpus.text_unit)
+    return first
 
 
 def bundles(sizes: Sequence[int]) -> list[tuple[int, int]]:

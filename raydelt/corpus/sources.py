@@ -8,10 +8,11 @@ Caution: a large JSONL or CSV file is one unit, read by one task; cut it up, or 
 
 from __future__ import annotations
 
+import datetime
 import itertools
 import posixpath
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -21,6 +22,7 @@ import pyarrow.parquet as pq
 from raydelt import storage
 from raydelt.config import Corpus
 from raydelt.errors import InputError
+from raydelt.storage.near import near
 
 Split = Literal["corpus", "validation", "test", "pool"]
 BUILT_IN = "builtin://"
@@ -42,13 +44,17 @@ GLOB = re.compile(r"[*?\[]")
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file to read: its URL, format and split, and what would change if its content did."""
+    """A file to read: its URL, format and split, and what would change if its content did.
+
+    `modified` is when it was last changed (seconds since 1970), where the store tells.
+    """
 
     path: str
     format: str
     split: Split
     size: int
     mark: str
+    modified: float | None = None
 
 
 @dataclass(frozen=True)
@@ -129,7 +135,7 @@ def _files(source: str, corpus: Corpus, split: Split, field: str) -> Iterator[So
         if storage.of_store(error):
             raise storage.told(error, f"{field} {source!r}", "listed") from error
         if isinstance(error, FileNotFoundError):
-            raise InputError(f"{field} {source!r} does not exist: check the path") from error
+            raise InputError(f"{field} {source!r} does not exist: {near(source)}") from error
         raise InputError(
             f"{field} {source!r} cannot be listed ({error}): check the URL and its credentials"
         ) from error
@@ -147,7 +153,16 @@ def _files(source: str, corpus: Corpus, split: Split, field: str) -> Iterator[So
     for name, kind in usable:
         info = infos[name] or fs.info(name)
         mark = next((str(info[key]) for key in MARKS if key in info), "")
-        yield SourceFile(name if local else fs.unstrip_protocol(name), kind, split, int(info.get("size") or 0), mark)
+        url, size = name if local else fs.unstrip_protocol(name), int(info.get("size") or 0)
+        yield SourceFile(url, kind, split, size, mark, _modified(info))
+
+
+def _modified(info: Mapping[str, Any]) -> float | None:
+    """When a listing says that a file was last changed."""
+    told = next((info[key] for key in ("mtime", "LastModified", "updated") if key in info), None)
+    if isinstance(told, str):
+        told = datetime.datetime.fromisoformat(told)
+    return told.timestamp() if isinstance(told, datetime.datetime) else told
 
 
 def _listed(fs: Any, path: str) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from raydelt.examples import EXAMPLE_ID
 from raydelt.monitor import sources
 from raydelt.monitor.drift import Comparison, Rows, Side, compare
 from raydelt.monitor.look import Look
-from raydelt.monitor.profile import ProfileOf, Sample
+from raydelt.monitor.profile import Profile, ProfileOf, Sample
 from raydelt.monitor.scene import Scene
 from raydelt.rescore.versions import current
 from raydelt.storage import Store
@@ -46,9 +46,11 @@ def comparisons(scene: Scene, look: Look, against: str | None) -> list[Compariso
         names = f"rows of {before}", f"rows since {before}"
         old, new = _samples(scene, look)
         sides = Side(names[0], look.profiles["residents"], old), Side(names[1], look.profiles["arrivals"], new)
+        alike = scene.plan.versions[scene.reference].judge == scene.latest.judge
         if look.profiles["arrivals"].rows:
             found.append(compare("arrivals", *sides, spec, seed=seed, names=_names(scene)))
-        then, now = Side(before, look.profiles["then"]), Side(scene.latest.name, look.profiles["now"])
+        then = Side(before, look.profiles["then"] if alike else _unjudged(look.profiles["then"]))
+        now = Side(scene.latest.name, look.profiles["now"])
         found.append(compare("rescored", then, now, spec, seed=seed, same=True))
     if against is not None:
         other = sources.of_path(against)
@@ -62,12 +64,18 @@ def comparisons(scene: Scene, look: Look, against: str | None) -> list[Compariso
             )
         kind = ProfileOf(other.components)
         profile = functools.reduce(kind.add, other.read(other.components), kind.zero())
+        profile = profile if other.judge == scene.latest.judge else _unjudged(profile)
         sides = (
             Side(other.name, profile, _sample(scene, current(Store(against)).store)),
             Side(scene.latest.name, look.profiles["all"], _sample(scene, scene.place)),
         )
         found.append(compare("against", *sides, spec, seed=seed, names=_names(scene)))
     return found
+
+
+def _unjudged(profile: Profile) -> Profile:
+    """A profile without its errors: those of another judge are not to be compared."""
+    return replace(profile, judged=0, wrong=0, squares=0)
 
 
 def _names(scene: Scene) -> list[str]:

@@ -1,4 +1,4 @@
-"""What every published version of a run's scores said of every example, kept for good.
+"""What every published version of a run's scores said of every example.
 
     history/v000003-00000.parquet      example_id, a float32 column per component, and where known label, error (0..1),
                                        time (of the example, seconds); metadata: version, time
@@ -7,6 +7,9 @@
 Within a file the rows lie in buckets by the first bits of hash(example_id), a bucket a row group, so a reader of one
 range of hashes reads only its own share of every file: looking at all versions of the examples of one shard takes
 memory for these alone, and reading all shards reads every row once. Cost of `append`: one table at a time.
+
+`prune` deletes all but the newest versions, one that is begun aside; the monitor looks at no more than the last
+`monitor.versions`, so nothing that it says changes.
 
 Caution: a version that stands is never rewritten; appending it again with the same rows does nothing, with other rows
 it is refused.
@@ -122,6 +125,21 @@ def append(store: Store, version: int, time: float, tables: Iterable[pa.Table]) 
     elif list(written.parts) != parts:
         raise InputError(f"history: version {version} stands with more rows: give the next number to new scores")
     return parts
+
+
+def prune(store: Store, *, keep: int) -> list[int]:
+    """Delete all but the newest `keep` versions; the numbers of those that went.
+
+    First the version, then its files: killed in between, the next call deletes what is left. One listing.
+    """
+    names = store.at(FOLDER).names()
+    numbers = sorted(int(found[1]) for found in map(NAME.fullmatch, names) if found)
+    gone = numbers[:-keep]
+    store.remove(f"{FOLDER}/v{number:06d}.json" for number in gone)
+    if len(numbers) > keep:
+        oldest = f"v{numbers[-keep]:06d}"
+        store.remove(f"{FOLDER}/{name}" for name in names if name.endswith(".parquet") and name < oldest)
+    return gone
 
 
 def versions(store: Store) -> list[Version]:

@@ -2,6 +2,7 @@
 
     retirement/v000003-0-decided.parquet            the events that version 3 decided; deciding it again replaces them
     retirement/v000003-1-by-hand-00000.parquet      what people undid after it
+    retirement/v000003-9-folded.parquet             where everybody stood after it, in place of all up to it
     monitor/observations.json                       the last 1000 observations, one a version, with what was decided
 
 Each is put by one atomic write. Caution: two monitors of one run at a time may both write; both write the same.
@@ -13,19 +14,43 @@ from dataclasses import asdict
 
 import pyarrow as pa
 
-from raydelt.monitor.retirement import EVENTS
+from raydelt.monitor.retirement import EVENTS, Status, states_of
 from raydelt.monitor.triggers import Observation, Scope
 from raydelt.storage import Store
 
 RETIREMENT = "retirement"
 OBSERVATIONS = "monitor/observations.json"
+FOLDED = "-9-folded.parquet"
 KEPT = 1000
 
 
 def events(store: Store) -> list[pa.Table]:
-    """All events of a run, in the order in which they happened."""
-    names = [name for name in store.at(RETIREMENT).names() if name.endswith(".parquet")]
-    return [store.read_table(f"{RETIREMENT}/{name}") for name in sorted(names)]
+    """All events of a run, in the order in which they happened; of folded ones, the last of each example."""
+    return [store.read_table(f"{RETIREMENT}/{name}") for name in _standing(store)]
+
+
+def fold(store: Store, version: int) -> None:
+    """Keep of the events up to a version only where they led; no version up to it may be decided again.
+
+    One file is put, and readers pass over what it stands for; then that is deleted.
+    """
+    names = store.at(RETIREMENT).names()
+    old = [name for name in names if name.endswith(".parquet") and name < f"v{version + 1:06d}"]
+    if len(old) < 2:
+        return
+    states = states_of(store.read_table(f"{RETIREMENT}/{name}") for name in _standing(store) if name in old)
+    table = states.append_column("before", pa.array([Status.ACTIVE.value] * states.num_rows, pa.string()))
+    folded = f"v{version:06d}{FOLDED}"
+    table = table.select(EVENTS.names).cast(EVENTS)
+    store.write_table(f"{RETIREMENT}/{folded}", table, plain=["example_id"])
+    store.remove(f"{RETIREMENT}/{name}" for name in old if name != folded)
+
+
+def _standing(store: Store) -> list[str]:
+    """Names of the files that count: the last folded one, and what came after it."""
+    names = sorted(name for name in store.at(RETIREMENT).names() if name.endswith(".parquet"))
+    last = max((index for index, name in enumerate(names) if name.endswith(FOLDED)), default=0)
+    return names[last:]
 
 
 def decided(store: Store, version: int, table: pa.Table) -> None:

@@ -1,8 +1,12 @@
 """Where scored examples come from: the versions of a run's history, the current scores of a run, or a Parquet file.
 
 All are read alike, table by table: `example_id`, components float32, and where known `label` (the class's name),
-`error` (0..1) and `time` (seconds). The error of a row is its `error`, 1 - `correct`, or whether its `margin` is
-below 0.
+`error` (0..1) and `time` (seconds). The error of a row is told by its judge, the first of these that there is:
+
+    error    1 - correct    margin < 0    difficulty (1 - p of the label)    1 - exp(-loss)
+
+The last two are soft: how probable the model thinks anything but the label or, for a language model, but the next
+token (a loss per token l is a perplexity of e^l). Errors by different judges are never compared.
 Cost: the columns that are asked for, one file at a time.
 
 Caution: `margin` and `consistency` come from held-out models only where the run made such; read it with that in mind.
@@ -30,8 +34,8 @@ from raydelt.rundir import RECORD, SPEC
 from raydelt.scorers.protocol import Array
 from raydelt.storage import Manifest, Store, filesystem, opened, read_manifest
 
-MARGIN = "margin"
-TOLD = (ERROR, CORRECT, MARGIN)
+MARGIN, DIFFICULTY, LOSS = "margin", "difficulty", "loss"
+JUDGES = (ERROR, CORRECT, MARGIN, DIFFICULTY, LOSS)
 Tables = Callable[[Sequence[str], Shard], Iterator[pa.Table]]
 
 
@@ -49,16 +53,16 @@ class Scored:
     classes: tuple[str, ...] = ()
 
     @property
-    def has_error(self) -> bool:
-        """Whether it is known what was got wrong."""
-        return bool({ERROR, CORRECT} & set(self.beside)) or MARGIN in self.components
+    def judge(self) -> str | None:
+        """The column that tells what was got wrong; None where none does."""
+        return next((name for name in JUDGES if name in (*self.beside, *self.components)), None)
 
     def read(self, components: Sequence[str], shard: Shard | None = None, *, whole: bool = True) -> Iterator[pa.Table]:
         """Tables of `example_id` and components; with `whole` also `label`, `error` and `time`, where known."""
         shard = shard or Shard()
         wanted = [name for name in components if name in self.components]
         if whole:
-            wanted += [name for name in (LABEL, TIME, *TOLD) if name in self.beside or name == MARGIN]
+            wanted += [LABEL, TIME, *([self.judge] if self.judge else [])]
             wanted = [name for name in dict.fromkeys(wanted) if name in (*self.components, *self.beside)]
         for table in self.tables(wanted, shard):
             yield self._alike(table, components, whole)
@@ -68,7 +72,7 @@ class Scored:
         own |= {name: table[name] for name in components if name in table.column_names}
         if whole and LABEL in table.column_names:
             own[LABEL] = named(table[LABEL], self.classes)
-        error = wrong(table) if whole else None
+        error = wrong(table, self.judge) if whole and self.judge else None
         if error is not None:
             own[ERROR] = error
         if whole and TIME in table.column_names:
@@ -76,14 +80,21 @@ class Scored:
         return pa.table(own)
 
 
-def wrong(table: pa.Table) -> pa.Array | None:
-    """How wrong each row [n] is, 0..1; None where nothing tells."""
-    names = table.column_names
-    if ERROR in names:
-        return pc.cast(table[ERROR], pa.float64())
-    if CORRECT in names:
-        return pc.subtract(1.0, pc.cast(table[CORRECT], pa.float64()))
-    return pc.cast(pc.less(table[MARGIN], 0), pa.float64()) if MARGIN in names else None
+def wrong(table: pa.Table, judge: str) -> pa.Array:
+    """How wrong each row [n] is, 0..1, by what its judge says."""
+    told = pc.cast(table[judge], pa.float64())
+    if judge == CORRECT:
+        return pc.subtract(1.0, told)
+    if judge == MARGIN:
+        return pc.cast(pc.less(told, 0), pa.float64())
+    if judge == LOSS:
+        told = pc.subtract(1.0, pc.exp(pc.negate(told)))
+    return told if judge == ERROR else _within(told)
+
+
+def _within(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Values clipped to 0..1; what is missing stays so."""
+    return pc.min_element_wise(pc.max_element_wise(values, 0.0, skip_nulls=False), 1.0, skip_nulls=False)
 
 
 def named(labels: pa.ChunkedArray, classes: Sequence[str]) -> pa.ChunkedArray:

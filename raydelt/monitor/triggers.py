@@ -4,6 +4,7 @@
     time          days since everything was scored                 -> everything
     drift         a drift in each of the last c observations       -> everything
     performance   error above that after the last full rescore by `rise`, in each of the last c     -> everything
+                  (told by the same column: see `sources`)
 
 Only observations since the last decision for everything count as confirmations, and after any decision nothing happens
 for `rest_days`. A budget (cost within so many days) bounds it all: where everything is too dear, new rows are taken if
@@ -39,7 +40,7 @@ class Observation:
     """What was known at a time (seconds): rows, how many of them have no score, drift (what drifted), error rate.
 
     `cost` is what scoring everything is thought to cost, in the unit of the budget; `decided` what was decided here,
-    and `spent` what that cost. `version` names the scores that were looked at.
+    and `spent` what that cost. `version` names the scores that were looked at, `judge` the column that told the error.
     """
 
     time: float
@@ -51,6 +52,7 @@ class Observation:
     decided: Scope = Scope.NOTHING
     spent: float = 0.0
     version: int = 0
+    judge: str | None = None
 
     def __post_init__(self) -> None:
         finite = [self.time, self.spent, *(x for x in (self.error, self.cost) if x is not None)]
@@ -158,9 +160,11 @@ def _whole(history: Sequence[Observation], rules: Rules) -> dict[str, str]:
     confirmed = len(last) == rules.confirmations
     if rules.drift and confirmed and all(own.drift is not None for own in last):
         found["drift"] = f"drift, {rules.confirmations} times running: {now.drift}"
-    base = next((own.error for own in since if own.error is not None), None)
+    # What was observed before judges were told apart has none, and passes for any.
+    same = [own for own in since if own.error is not None and own.judge in (now.judge, None)]
+    base = same[0].error if same else None
     if rules.rise is not None and confirmed and base is not None:
-        errors = [own.error for own in last]
+        errors = [own.error if own in same else None for own in last]
         if all(error is not None and error >= base + rules.rise - 1e-12 for error in errors):
             found["performance"] = f"the error rate rose from {base:.4f} to {now.error:.4f}"
     return found

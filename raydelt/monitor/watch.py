@@ -154,7 +154,7 @@ def _rules(scene: Scene, look: Look) -> Rules:
     if unknown:
         known = ", ".join(name for name in look.classes if name) or "no classes"
         raise SpecError(f"monitor.retire.protect: {unknown[0]!r} is no class of this run: it has {known}")
-    held = spec.model_dump(exclude={"doubt", "window_days", "protect"})
+    held = spec.model_dump(exclude={"action", "doubt", "window_days", "protect"})
     return Rules(**held, protect=tuple(spec.protect))
 
 
@@ -180,7 +180,8 @@ def _observation(scene: Scene, look: Look, drifted: str | None, now: float) -> O
         bad = scores.facts.get("quarantined", 0) if scores else 0
         rows, new = max(corpus.rows, look.new_rows), max(0, look.new_rows - bad)
     error = look.profiles["all"].error
-    return Observation(now, rows, new, drifted, error, _cost(scene.store), version=scene.latest.number)
+    cost, latest = _cost(scene.store), scene.latest
+    return Observation(now, rows, new, drifted, error, cost, version=latest.number, judge=latest.judge)
 
 
 def _cost(store: Store) -> float | None:
@@ -233,6 +234,9 @@ def _notes(scene: Scene) -> list[str]:
         for own, other in ((before, scene.latest), (scene.latest, before)):
             alone = [name for name in own.components if name not in other.components]
             found += [f"only {own.name} has {', '.join(alone)}: not compared"] if alone else []
+        if before.judge != scene.latest.judge:
+            by = [own.judge or "nothing" for own in (before, scene.latest)]
+            found.append(f"errors are told by {by[0]} in {before.name} and by {by[1]} in the latest: not compared")
     if scene.left_out:
         found.append(f"without {scene.plan.utility}, and left out: {', '.join(scene.left_out)}")
     if scene.plan.doubt is None:

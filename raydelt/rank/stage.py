@@ -30,6 +30,7 @@ from raydelt.rank import exact, keys
 from raydelt.scorers.composite import Distribution, combined, effective_weights
 from raydelt.scorers.protocol import Array
 from raydelt.select.decision import Decision, decide, source_of
+from raydelt.select.resting import left_out
 from raydelt.storage import Manifest, Part, Stage, Store
 
 MERGED_AT_ONCE = 8
@@ -39,7 +40,10 @@ PLAIN = (EXAMPLE_ID, "score", "score_se", "rank", "percentile", "part_row")
 
 @dataclass(frozen=True)
 class Combination:
-    """How parts of the scores become rows to rank; token counts come along where `tokens` names their files."""
+    """How parts of the scores become rows to rank; token counts come along where `tokens` names their files.
+
+    Who rests by the file `resting` is not eligible.
+    """
 
     run: Store
     corpus: tuple[str, ...]
@@ -47,6 +51,7 @@ class Combination:
     tokens: tuple[str, ...]
     combine: Combine
     weights: dict[str, float]
+    resting: tuple[str, ...] = ()
 
     def rows(self, index: int, distributions: dict[str, Distribution]) -> pa.Table:
         """Rows of one part in its own order: the ranking's columns but rank and percentile."""
@@ -73,7 +78,7 @@ class Combination:
         )
 
     def _eligible(self, table: pa.Table) -> Array:
-        """Which rows [n] no exclusion of the spec rules out."""
+        """Which rows [n] no exclusion of the spec rules out, and do not rest."""
         eligible = np.ones(table.num_rows, np.bool_)
         for exclusion in self.combine.exclude:
             value = column_of(table, exclusion.component)
@@ -81,6 +86,8 @@ class Combination:
                 eligible &= ~(value > np.float32(exclusion.above))
             if exclusion.below is not None:
                 eligible &= ~(value < np.float32(exclusion.below))
+        for file in self.resting:
+            eligible &= ~left_out(self.run, file, table[EXAMPLE_ID])
         return eligible
 
     def _tokens(self, index: int) -> pa.Array:
@@ -99,6 +106,7 @@ def rank_scores(
     seed: int,
     only: Select | None = None,
     tokens: Manifest | None = None,
+    resting: Manifest | None = None,
 ) -> Manifest:
     """Publish the ranking, lowest first: of all scored examples, or of those that the selection `only` keeps.
 
@@ -106,7 +114,7 @@ def rank_scores(
         SpecError: the selection's budget cannot be met.
         InputError: a combined score is not finite.
     """
-    pieces, facts = combined_rows(combine, corpus, scores, history, stage.run, tokens=tokens)
+    pieces, facts = combined_rows(combine, corpus, scores, history, stage.run, tokens=tokens, resting=resting)
     decision = None
     if only is not None:
         decision = decide_on(only, pieces, corpus, seed=seed)
@@ -125,10 +133,11 @@ def combined_rows(
     run: Store,
     *,
     tokens: Manifest | None = None,
+    resting: Manifest | None = None,
 ) -> tuple[list[Any], dict[str, Any]]:
     """References to tables of combined rows, unsorted, in the order of the parts; and how many the gate and so on."""
     weights = effective_weights(combine, history)
-    one = Combination(run, _files(corpus), _files(scores), _files(tokens), combine, weights)
+    one = Combination(run, _files(corpus), _files(scores), _files(tokens), combine, weights, _files(resting))
     batches = _batches(scores, exact.ROWS_PER_RANGE)
     found = _distributions(one, batches)
     held = cluster.scatter(_combined, [(one, batch, found) for batch in batches], 2, label="rank: combine")

@@ -23,15 +23,20 @@ FILE = "made-of.json"
 ELSEWHERE = ("output", "cluster", "name", "report", "monitor", "rescore", "label")
 
 
-def made_of(config: RunConfig, *, fitted: str) -> dict[str, dict[str, Any]]:
-    """What determines a version: fields of the spec, source files with size and mark, models with their digests."""
+def made_of(config: RunConfig, *, fitted: str, resting: str | None = None) -> dict[str, dict[str, Any]]:
+    """What determines a version: fields of the spec, source files with size and mark, models with their digests.
+
+    `resting` identifies who rests, where the selection leaves those out.
+    """
     spec = {name: value for name, value in config.resolved().items() if name not in ELSEWHERE}
     scorers = {f"score.{index}": entry for index, entry in enumerate(spec.pop("score"))}
     models: dict[str, Any] = {"model": own_models(config.model)[1], "references": references(config.score)}
     if config.encoder is not None:
         models["encoder"] = folder.fingerprint(config.encoder.path)
     files = {f"{file.split}: {file.path}": [file.size, file.mark] for file in find(config.corpus)}
-    return {"spec": {**spec, **scorers, "rescore.fitted": fitted}, "files": files, "models": models}
+    told = {**spec, **scorers, "rescore.fitted": fitted}
+    told |= {"monitor.retire (who rests)": resting} if resting is not None else {}
+    return {"spec": told, "files": files, "models": models}
 
 
 def differences(then: dict[str, dict[str, Any]], now: dict[str, dict[str, Any]]) -> list[str]:

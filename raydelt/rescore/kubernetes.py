@@ -1,10 +1,12 @@
-"""A Kubernetes CronJob that scores a run again: the cluster's controller keeps the time, one job runs at a time.
+"""A Kubernetes CronJob that scores a run again on the Ray cluster that stands there, as `cluster/kubernetes` has it.
 
-    concurrencyPolicy Forbid            a job that is late is not overtaken; the lease of the run fences the rest
-    startingDeadlineSeconds             a missed time is caught up once, within this many seconds
-    backoffLimit, restartPolicy         a job that was killed goes on where it was
+    submit --job rescore --id … --wait   the pod submits a job and follows it; one in its place finds it by its id
+    concurrencyPolicy Forbid             a job that is late is not overtaken; the lease of the run fences the rest
+    startingDeadlineSeconds              a missed time is caught up once, within this many seconds
+    podFailurePolicy                     what is wrong in the spec (2) or the rows (3) is not tried again
 
-Credentials come from the service account or a secret of the namespace, never from this file.
+It differs from the component `scheduled` in its name, spec, times and image alone. The token comes from the secret
+`raydelt-auth` of the namespace, credentials of stores from the cluster's own nodes, never from this file.
 
 Caution: the spec is read from a ConfigMap of the CronJob's name, which is written into the same file.
 """
@@ -22,10 +24,11 @@ from raydelt.errors import InputError, SpecError
 from raydelt.rescore.schedule import Cron
 
 MOUNT = "/etc/raydelt"
+SPEC = "run.yaml"
 LIMIT = 52
 
 
-def manifests(name: str, spec: str, cron: str, *, image: str, zone: str, address: str | None) -> str:
+def manifests(name: str, spec: str, cron: str, *, image: str, zone: str, address: str) -> str:
     """The ConfigMap with the text of a spec and the CronJob that runs it, as YAML.
 
     Raises:
@@ -34,17 +37,17 @@ def manifests(name: str, spec: str, cron: str, *, image: str, zone: str, address
     own = "raydelt-" + re.sub(r"[^a-z0-9-]+", "-", name.lower()).strip("-")
     if own == "raydelt-" or len(own) > LIMIT:
         raise SpecError(f"name {name!r} makes no name of a CronJob of at most {LIMIT} characters: choose another name")
-    labels = {"app.kubernetes.io/name": "raydelt", "app.kubernetes.io/instance": own}
+    labels = {"app.kubernetes.io/part-of": "raydelt", "app.kubernetes.io/instance": own}
     config = {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": {"name": own, "labels": labels},
-        "data": {"spec.yaml": spec},
+        "data": {SPEC: spec},
     }
     return yaml.safe_dump_all([config, _cron_job(own, labels, cron, image, zone, address)], sort_keys=False)
 
 
-def write(file: str, config: RunConfig, cron: Cron, *, image: str, address: str | None) -> None:
+def write(file: str, config: RunConfig, cron: Cron, *, image: str, address: str) -> None:
     """Write them for a run to a file.
 
     Raises:
@@ -58,26 +61,9 @@ def write(file: str, config: RunConfig, cron: Cron, *, image: str, address: str 
         raise InputError(f"--manifest {file!r} cannot be written ({error}): give another file") from error
 
 
-def _cron_job(
-    name: str, labels: dict[str, str], cron: str, image: str, zone: str, address: str | None
-) -> dict[str, Any]:
-    container: dict[str, Any] = {
-        "name": "rescore",
-        "image": image,
-        "args": ["rescore", f"{MOUNT}/spec.yaml", "--json"],
-        "volumeMounts": [{"name": "spec", "mountPath": MOUNT, "readOnly": True}],
-        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-        "resources": {"requests": {"cpu": "1", "memory": "2Gi"}},
-    }
-    if address is not None:
-        container["env"] = [{"name": "RAY_ADDRESS", "value": address}]
-    pod = {
-        "restartPolicy": "Never",
-        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
-        "containers": [container],
-        "volumes": [{"name": "spec", "configMap": {"name": name}}],
-    }
-    job = {"backoffLimit": 3, "template": {"metadata": {"labels": labels}, "spec": pod}}
+def _cron_job(name: str, labels: dict[str, str], cron: str, image: str, zone: str, address: str) -> dict[str, Any]:
+    failure = {"action": "FailJob", "onExitCodes": {"containerName": "submit", "operator": "In", "values": [2, 3]}}
+    template = {"metadata": {"labels": labels}, "spec": _pod(name, image, address)}
     return {
         "apiVersion": "batch/v1",
         "kind": "CronJob",
@@ -86,9 +72,42 @@ def _cron_job(
             "schedule": cron,
             "timeZone": zone,
             "concurrencyPolicy": "Forbid",
-            "startingDeadlineSeconds": 3600,
+            "startingDeadlineSeconds": 80_000,
             "successfulJobsHistoryLimit": 3,
             "failedJobsHistoryLimit": 3,
-            "jobTemplate": {"spec": job},
+            "jobTemplate": {
+                "spec": {"backoffLimit": 3, "podFailurePolicy": {"rules": [failure]}, "template": template}
+            },
         },
+    }
+
+
+def _pod(name: str, image: str, address: str) -> dict[str, Any]:
+    job = {"valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['batch.kubernetes.io/job-name']"}}}
+    token = {"secretKeyRef": {"name": "raydelt-auth", "key": "auth_token"}}
+    container = {
+        "name": "submit",
+        "image": image,
+        "imagePullPolicy": "IfNotPresent",
+        "args": [
+            *("submit", f"{MOUNT}/{SPEC}", "--job=rescore", f"--address={address}", "--id=$(JOB_NAME)"),
+            *("--bare", "--code=image", "--wait"),
+        ],
+        "env": [
+            {"name": "JOB_NAME", **job},
+            {"name": "RAY_AUTH_MODE", "value": "token"},
+            {"name": "RAY_AUTH_TOKEN", "valueFrom": token},
+        ],
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+        "resources": {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"cpu": "1", "memory": "1Gi"}},
+        "volumeMounts": [{"name": "spec", "mountPath": MOUNT, "readOnly": True}],
+    }
+    user = {"runAsUser": 1000, "runAsGroup": 1000, "seccompProfile": {"type": "RuntimeDefault"}}
+    return {
+        "restartPolicy": "Never",
+        "serviceAccountName": "raydelt-worker",
+        "automountServiceAccountToken": False,
+        "securityContext": {"runAsNonRoot": True, **user},
+        "containers": [container],
+        "volumes": [{"name": "spec", "configMap": {"name": name}}],
     }

@@ -18,7 +18,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -27,12 +27,14 @@ from raydelt import pipeline, rundir
 from raydelt.config import RunConfig
 from raydelt.errors import InputError, SpecError
 from raydelt.examples import EXAMPLE_ID, LABEL, TIME
-from raydelt.monitor import history, sources
+from raydelt.monitor import history, ledger, retirement, sources
 from raydelt.monitor.triggers import Scope
 from raydelt.monitor.watch import watch
 from raydelt.rescore import begun, versions
 from raydelt.rescore.schedule import Clock, Cron, serve
+from raydelt.rescore.since import unopened
 from raydelt.scorers.cells import Earlier
+from raydelt.select import resting
 from raydelt.storage import Manifest, Store, absolute, read_manifest
 from raydelt.storage.lease import held
 
@@ -57,12 +59,22 @@ class Rescored:
     before: int
     computed: dict[str, int]
     seconds: float
+    unopened: int = 0
 
 
 def rescore(
-    config: RunConfig, *, until: str = "selection", refit: bool | None = None, restart: bool = False
+    config: RunConfig,
+    *,
+    until: str = "selection",
+    refit: bool | None = None,
+    restart: bool = False,
+    since: float | None = None,
+    first: bool = False,
 ) -> Rescored:
     """Score the run of a spec again, up to a stage; nothing is published where nothing changed.
+
+    Files that look the same and were last changed before `since` (seconds since 1970) are not opened. A run that was
+    never scored is scored for the `first` time where that is said, and refused where it is not.
 
     Raises:
         InputError: the run has no scores yet, somebody else scores it, or what an unfinished version was begun with
@@ -73,12 +85,20 @@ def rescore(
         raise SpecError(f"--until {until!r} is no stage to go to: give one of {', '.join(UNTIL)}")
     fitted = config.rescore.fitted if refit is None else ("refit" if refit else "keep")
     owner = f"process {os.getpid()} on {platform.node()}"
+    if first:
+        rundir.claim(run, config)
     with held(run, LEASE, owner=owner, seconds=config.rescore.lease_seconds) as fence:
         now = versions.current(run)
-        earlier = _earlier(run, now.store, keep=fitted == "keep")
-        wanted = begun.made_of(config, fitted=fitted)
-        if now.store.exists(begun.FILE) and now.store.read_json(begun.FILE) == wanted:
-            return _outcome(now, earlier.scores, earlier.scores.rows, {}, started, published=False)
+        if first and read_manifest(now.store, "scores") is None:
+            return _first(config, until, started)
+        earlier = replace(_earlier(run, now.store, keep=fitted == "keep"), states=_states(run, config, now.number))
+        rests = None if earlier.states is None else resting.identity(earlier.states, config.monitor.retire)
+        wanted = begun.made_of(config, fitted=fitted, resting=rests)
+        made_of = now.store.read_json(begun.FILE) if now.store.exists(begun.FILE) else None
+        if made_of == wanted:
+            return _outcome(now, earlier, earlier.scores, {}, started, published=False)
+        if since is not None:
+            earlier = replace(earlier, unopened=unopened(config, made_of, earlier.corpus, since))
         number = now.number + 1
         place = versions.begin(run, number)
         own = config.model_copy(update={"output": place.root})
@@ -90,17 +110,20 @@ def rescore(
             # Files were touched, or moved; next time that shows without reading them.
             now.store.write_json(begun.FILE, wanted)
             run.delete(versions.place(number))
-            return _outcome(now, earlier.scores, earlier.scores.rows, {}, started, published=False)
+            return _outcome(now, earlier, earlier.scores, {}, started, published=False)
         _remember(run, now.number, now.published or time.time(), earlier)
         version = versions.publish(run, number, fence)
         # A version that was published and not remembered is remembered when the next one is made.
         _remember(run, number, version.published, Earlier(place, done.manifests))
         versions.prune(run, keep=config.rescore.versions)
-        return _outcome(version, scores, earlier.scores.rows, scores.facts["computed"], started, published=True)
+        _forget(run, config)
+        return _outcome(version, earlier, scores, scores.facts["computed"], started, published=True)
 
 
-def keep_scored(config: RunConfig, cron: Cron, *, until: str = "selection", clock: Clock | None = None) -> None:
-    """Score the run of a spec whenever it is due, for the first time where it never was; for ever.
+def keep_scored(
+    config: RunConfig, cron: Cron, *, until: str = "selection", clock: Clock | None = None, times: int | None = None
+) -> None:
+    """Score the run of a spec whenever it is due, for the first time where it never was; for ever, or so many times.
 
     What is new is scored each time. Everything is, with what is fitted fitted anew, when the monitor asks for that.
     """
@@ -108,16 +131,21 @@ def keep_scored(config: RunConfig, cron: Cron, *, until: str = "selection", cloc
     rundir.claim(run, config)
 
     def work() -> None:
-        if read_manifest(versions.current(run).store, "scores") is None:
-            pipeline.execute(config, until=until)
-            return
         # Nobody is there to decide what becomes of a version whose files have changed since it was begun.
-        done = rescore(config, until=until, restart=True)
+        done = rescore(config, until=until, restart=True, first=True)
         log.info("version %d: %d examples, computed %s", done.version, done.examples, done.computed)
-        if done.published and _everything(run, config):
+        if done.published and done.version and _everything(run, config):
             rescore(config, until=until, refit=True, restart=True)
 
-    serve(run, cron, work, clock=clock)
+    serve(run, cron, work, clock=clock, times=times)
+
+
+def _first(config: RunConfig, until: str, started: float) -> Rescored:
+    """Score a run that never was; the caller holds the lease."""
+    scores = pipeline.execute(config, until=until).manifests["scores"]
+    counts = dict.fromkeys(scores.facts["columns"], scores.rows)
+    place, seconds = absolute(config.output), time.perf_counter() - started
+    return Rescored(0, place, True, scores.rows, 0, counts, seconds)
 
 
 def _everything(run: Store, config: RunConfig) -> bool:
@@ -126,6 +154,13 @@ def _everything(run: Store, config: RunConfig) -> bool:
     watched.keep()
     log.info("score again: %s (%s)", watched.decision.scope.value, watched.decision.reason)
     return watched.decision.scope is Scope.EVERYTHING
+
+
+def _states(run: Store, config: RunConfig, version: int) -> pa.Table | None:
+    """Where every example stood after a version that ever moved; None where the selection does not ask."""
+    if config.monitor.retire.action == "advise":
+        return None
+    return retirement.states_of(ledger.events(run), before=version + 1)
 
 
 def _earlier(run: Store, place: Store, *, keep: bool) -> Earlier:
@@ -138,8 +173,8 @@ def _earlier(run: Store, place: Store, *, keep: bool) -> Earlier:
 
 def _outcome(
     version: versions.Version,
+    earlier: Earlier,
     scores: Manifest,
-    before: int,
     computed: dict[str, int],
     started: float,
     *,
@@ -148,13 +183,24 @@ def _outcome(
     names = scores.facts["columns"]
     counts = {name: computed.get(name, 0) for name in names}
     seconds = time.perf_counter() - started
-    return Rescored(version.number, version.store.root, published, scores.rows, before, counts, seconds)
+    rows, unopened = earlier.scores.rows, len(earlier.unopened)
+    return Rescored(version.number, version.store.root, published, scores.rows, rows, counts, seconds, unopened)
 
 
 def _remember(run: Store, number: int, when: float, version: Earlier) -> None:
     """Append a version's scores to the history of the run; one that stands there stays as it is."""
     if number not in {entry.number for entry in history.versions(run)}:
         history.append(run, number, when, _said(version))
+
+
+def _forget(run: Store, config: RunConfig) -> None:
+    """Drop what is older than the history is to be."""
+    keep = config.monitor.history.keep
+    if keep is None:
+        return
+    gone = history.prune(run, keep=max(keep, config.monitor.versions))
+    if gone:
+        ledger.fold(run, gone[-1])
 
 
 def _said(version: Earlier) -> Iterator[pa.Table]:

@@ -7,6 +7,9 @@
 So a reader that asks once which version is current sees that one whole, whatever is written meanwhile. Cost: a request
 to find it.
 
+A version refers to no other: what it took over of an earlier one it holds itself, so any but the current one can go.
+Version 0 is the run directory, and stays.
+
 Caution: a reader that takes longer than it takes for `keep` newer versions to be made loses its files to `prune`.
 """
 

@@ -69,8 +69,8 @@ class PartScorer:
         run = self.stage.run
         name, aside = self.stage.file("part", index), self.stage.file("part-score", index, folder="quarantine")
         self.seconds.clear()
-        if run.exists(name):
-            part, other = run.described(name), run.described(aside) if run.exists(aside) else None
+        part, other = run.standing_part(name), run.standing_part(aside)
+        if part is not None and (other is not None or not run.exists(aside)):
             scores = run.read_table(name, [EXAMPLE_ID])
         else:
             scores, bad = self._score_rows(index)

@@ -23,6 +23,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raydelt.config import RunConfig
+from raydelt.corpus.carried import Carried
+from raydelt.corpus.sources import SourceFile
 from raydelt.examples import DRAW_KEY, EXAMPLE_ID, GROUP_KEY, LABEL, TIME, column_of, partition_of
 from raydelt.models import folder
 from raydelt.models.identity import own_models
@@ -45,11 +47,16 @@ IN_FRAME: frozenset[Need] = frozenset({"vectors", "classifier", "gradients"})
 
 @dataclass(frozen=True)
 class Earlier:
-    """An earlier version of a run; `keep` lets what was fitted on its corpus stand for new examples too."""
+    """An earlier version of a run; `keep` lets what was fitted on its corpus stand for new examples too.
+
+    The examples of `unopened` source files are taken from it. `states` say who rests, where that is applied.
+    """
 
     run: Store
     manifests: Mapping[str, Manifest]
     keep: bool = True
+    unopened: frozenset[str] = frozenset()
+    states: pa.Table | None = None
 
     @property
     def corpus(self) -> Manifest:
@@ -58,6 +65,11 @@ class Earlier:
     @property
     def scores(self) -> Manifest:
         return self.manifests["scores"]
+
+    def carried(self, files: Sequence[SourceFile]) -> Carried | None:
+        """What is taken over of its corpus in place of some of these files; None where all are read."""
+        splits = {file.path: file.split for file in files if file.path in self.unopened}
+        return Carried(self.run, self.corpus, splits) if splits else None
 
     def keeps_for(self, corpus: Manifest) -> bool:
         """Whether what was fitted then can stand for this corpus: kept at all, and of the same shape."""

@@ -94,9 +94,8 @@ class PartEmbedder:
 
     def _embed_part(self, index: int) -> dict[str, Any]:
         run, (name, source) = self.stage.run, self.files[index]
-        if run.exists(name):
-            part = run.described(name)
-        else:
+        part = run.standing_part(name)
+        if part is None:
             texts = run.read_table(source, [EXAMPLE_ID, TEXT])
             vectors = self.embedder.encode(texts[TEXT].to_pylist(), batch_size=self.batch_size)
             part = run.write_table(name, pa.table({EXAMPLE_ID: texts[EXAMPLE_ID], EMBEDDING: fixed_lists(vectors)}))

@@ -29,8 +29,8 @@ def kept(select: Select, n: int, *, excluded: int = 0) -> int:
         raise SpecError(f"select.value {select.value:g} keeps nothing: use at least 1")
     if select.value > n and excluded:
         raise SpecError(
-            f"select.value {select.value:g} is more than the {n} examples that rank.combine.exclude leaves of "
-            f"{n + excluded}: use at most {n}, or exclude fewer"
+            f"select.value {select.value:g} is more than the {n} examples that rank.combine.exclude and "
+            f"monitor.retire leave of {n + excluded}: use at most {n}, or exclude fewer"
         )
     if select.value > n:
         raise SpecError(f"select.value {select.value:g} is more than the {n} ranked examples: use at most {n}")

@@ -124,7 +124,7 @@ def decide(select: Select, source: radix.Source, *, seed: int) -> Decision:
     if total == 0:
         raise InputError("no example has a score, so nothing can be ranked: look at quarantine/ for the reasons")
     if eligible.sum() == 0:
-        raise SpecError(f"rank.combine.exclude leaves none of the {total} examples: exclude fewer")
+        raise SpecError(f"rank.combine.exclude and monitor.retire leave none of the {total} examples: exclude fewer")
     per_group = _per_group(select, eligible, total)
     found = _found(select, source, per_group, counted, seed=seed)
     decision = replace(found, per_group=tuple(per_group.tolist()), eligible=tuple(eligible.tolist()))

@@ -22,6 +22,7 @@ from raydelt.rank.cuts import groups_of
 from raydelt.rank.noise import NoiseSums, errors_of, noise_of
 from raydelt.scorers.protocol import Array
 from raydelt.select.decision import Decision, decide, source_of, stood_by
+from raydelt.select.resting import weights_of
 from raydelt.storage import Manifest, Part, Stage, Store
 
 
@@ -34,10 +35,11 @@ def select_examples(
     *,
     seed: int,
     planned: Mapping[str, Any] | None = None,
+    resting: Manifest | None = None,
 ) -> Manifest:
     """Publish the selection in rank order, each example with its position in the training order.
 
-    `planned` says which plan the ratio comes from.
+    `planned` says which plan the ratio comes from. Those who stand for others that are `resting` weigh more.
 
     Raises:
         SpecError: the budget cannot be met (top_k above n, quotas above k) or keeps nothing.
@@ -49,7 +51,8 @@ def select_examples(
         source = source_of(select, files, functools.partial(_read, stage.run), len(classes))
         decision = decide(select, source, seed=seed)
     below, whole = np.cumsum([0, *decision.counts]), "decision" not in ranking.facts
-    writes = [(stage, decision, order, seed, i, file, int(below[i])) for i, file in enumerate(files)]
+    rests = resting.parts[0].file if resting is not None else None
+    writes = [(stage, decision, order, seed, i, file, int(below[i]), rests) for i, file in enumerate(files)]
     written = cluster.parallel(_write, writes, label="select: write")
     facts: dict[str, Any] = {
         "kept": decision.rows,
@@ -60,6 +63,8 @@ def select_examples(
     }
     if planned is not None:
         facts["plan"] = dict(planned)
+    if resting is not None:
+        facts["left_out"] = {"retired": resting.facts["retired"]}
     return stage.publish([entry[0] for entry in written], facts)
 
 
@@ -68,7 +73,7 @@ def _read(run: Store, file: str, columns: Sequence[str]) -> pa.Table:
 
 
 def _write(
-    stage: Stage, decision: Decision, order: Order, seed: int, index: int, file: str, below: int
+    stage: Stage, decision: Decision, order: Order, seed: int, index: int, file: str, below: int, rests: str | None
 ) -> tuple[Part, int, float | None, NoiseSums]:
     """The kept rows of one file of the ranking; how many are below the gate, the lowest score of the others, noise."""
     ranking = stage.run.read_table(file)
@@ -80,6 +85,8 @@ def _write(
     reasons = [decision.reason(group, ok) for group in range(len(decision.per_group)) for ok in (False, True)]
     groups = groups_of(chosen, decision.group)
     probability, weight = decision.importance(chosen)
+    if rests is not None:
+        weight = weight * weights_of(stage.run, rests, chosen[EXAMPLE_ID])
     table = pa.table(
         [
             chosen[EXAMPLE_ID],

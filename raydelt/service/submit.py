@@ -44,6 +44,7 @@ class Request:
     """What a submission says beside the spec; see `raydelt submit --help`."""
 
     job: str = "run"
+    arguments: Sequence[str] = ()
     id: str | None = None
     owner: str | None = None
     again: bool = False
@@ -106,6 +107,7 @@ def submit(config: RunConfig, request: Request, address: str) -> Submitted:
         spec = on_cluster(config, folder=folder, packed=packed, everywhere=request.shared or nodes.here)
         warnings = demands.check(nodes, request.entry, config)
         settings = {"job": request.job, "env": variables, "pip": list(request.pip), "ship": request.ship}
+        settings |= {"arguments": list(request.arguments)} if request.arguments else {}
         who = identity.identity(spec, packed.digest, settings)
         base = identity.base_id(config.name, who, chosen=request.id)
         facts = identity.metadata(spec, packed.digest, who, job=request.job, owner=request.owner)
@@ -173,7 +175,7 @@ def _send(
             runtime["pip"] = list(request.pip)
         try:
             client.submit_job(
-                entrypoint=shlex.join(["python", "-m", "raydelt", request.job, SPEC]),
+                entrypoint=shlex.join(["python", "-m", "raydelt", request.job, SPEC, *request.arguments]),
                 submission_id=name,
                 runtime_env=runtime,
                 metadata=dict(facts),

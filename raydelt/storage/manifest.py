@@ -91,7 +91,8 @@ class Stage:
         files = {name for name, size in found.items() if size is not None}
         self.run.remove((files | {part.file for part in (earlier.files if earlier else [])}) - keep)
         for folder in sorted(set(found) - files):
-            self.run.delete(folder)
+            if not any(name.startswith(f"{folder}/") for name in keep):
+                self.run.delete(folder)
         return manifest
 
 

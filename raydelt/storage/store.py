@@ -263,6 +263,15 @@ class Store:
         rows = pq.read_metadata(pa.BufferReader(data)).num_rows
         return Part(name, rows, len(data), xxhash.xxh3_128_hexdigest(data))
 
+    def standing_part(self, name: str) -> Part | None:
+        """A Parquet file that stands whole; None where there is none, or one that was cut short."""
+        if not self.exists(name):
+            return None
+        try:
+            return self.described(name)
+        except pa.ArrowInvalid:
+            return None
+
     def check_writable(self) -> None:
         """Fail with one sentence where nothing can be written here."""
         refuse_output(self.root)

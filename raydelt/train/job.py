@@ -5,10 +5,13 @@ What a job reports comes back only with a checkpoint, so `commit` always writes 
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import io
 import math
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +21,16 @@ import torch
 from ray.train.torch import TorchTrainer
 
 from raydelt import cluster
+from raydelt.errors import InputError, RaydeltError
 from raydelt.models.device import assigned_device
-from raydelt.storage import Stage
+from raydelt.storage import Stage, Store, of_store, told
 
 SCRATCH = ".training"
 STATE = "state.pt"
+# How Ray Train says that the file is gone by which it tells a storage that all nodes share.
+MARK_GONE = "Unable to set up cluster storage"
+# Where the checkpoints of this worker's job lie; a worker has one job.
+_job: Store | None = None
 
 
 def run_job(
@@ -44,10 +52,11 @@ def run_job(
     gpus = gpus_of_worker(num_gpus, most)
     cluster.wait_for_free("CPU", least)
     resources = {"CPU": 1.0} | ({"GPU": gpus} if gpus else {})
-    with cluster.plain_errors():
+    job = stage.run.at(SCRATCH).at(stage.fingerprint)
+    with cluster.plain_errors(), plain_checkpoints(job.root):
         trainer = TorchTrainer(
             _in_the_drivers_folder,
-            train_loop_config={"worker": worker, "config": config, "folder": os.getcwd()},
+            train_loop_config={"worker": worker, "config": config, "folder": os.getcwd(), "job": job},
             scaling_config=ray.train.ScalingConfig(
                 num_workers=workers,
                 use_gpu=gpus > 0,
@@ -82,7 +91,19 @@ def commit(state: dict[str, Any], metrics: dict[str, Any]) -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         torch.save(state, Path(folder) / STATE)
-        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+        own = None if _job is None or _job.is_local else functools.partial(upload, _job)
+        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder), checkpoint_upload_fn=own)
+
+
+def upload(job: Store, checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
+    """Put a state into the store that holds a job's checkpoints.
+
+    Ray Train copies by pyarrow, which loses the failure of a Python file system to close a file: a checkpoint that the
+    store refused would count as written.
+    """
+    place = job.at(name)
+    place.write_bytes(STATE, (Path(checkpoint.path) / STATE).read_bytes())
+    return ray.train.Checkpoint(place.path(), filesystem=_arrow(place))
 
 
 def committed() -> dict[str, Any] | None:
@@ -90,15 +111,54 @@ def committed() -> dict[str, Any] | None:
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
         return None
+    if _job is not None and not _job.is_local:
+        data = _job.at(Path(checkpoint.path).name).read_bytes(STATE)
+        return dict(torch.load(io.BytesIO(data), weights_only=True, map_location="cpu"))
     with checkpoint.as_directory() as folder:
         return dict(torch.load(Path(folder) / STATE, weights_only=True, map_location="cpu"))
+
+
+def _arrow(store: Store) -> pyarrow.fs.FileSystem:
+    return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(store.fs))
 
 
 def _in_the_drivers_folder(options: dict[str, Any]) -> None:
     """Ray Train gives workers a folder of their own, where the spec's relative paths lead nowhere."""
     if os.path.isdir(options["folder"]):
         os.chdir(options["folder"])
+    global _job
+    _job = options["job"]
     options["worker"](options["config"])
+
+
+@contextlib.contextmanager
+def plain_checkpoints(place: str) -> Iterator[None]:
+    """Tell in one sentence what a store does to what Ray Train itself keeps beside the checkpoints of a job."""
+    try:
+        yield
+    except RaydeltError:
+        raise
+    except Exception as error:
+        found = _of_checkpoints(error, place)
+        if found is None:
+            raise
+        raise found from None
+
+
+def _of_checkpoints(error: Exception, place: str) -> RaydeltError | None:
+    """The sentence for a failure of the driver or of the controller; None where no store is at fault.
+
+    Workers ask stores in our own ways, which tell it themselves.
+    """
+    for one in (error, getattr(error, "controller_failure", None)):
+        if one is not None and of_store(one):
+            return told(one, place, "used for checkpoints")
+        if one is not None and MARK_GONE in str(one):
+            return InputError(
+                f"{place} cannot be used for checkpoints: what was written there is gone, or not every node sees the "
+                "place: if something emptied it, run again"
+            )
+    return None
 
 
 def _run_config(stage: Stage, max_failures: int) -> ray.train.RunConfig:
@@ -107,7 +167,7 @@ def _run_config(stage: Stage, max_failures: int) -> ray.train.RunConfig:
     if store.is_local:
         os.makedirs(store.path(), exist_ok=True)
     else:
-        options["storage_filesystem"] = pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(store.fs))
+        options["storage_filesystem"] = _arrow(store)
     return ray.train.RunConfig(
         name=stage.fingerprint,
         failure_config=ray.train.FailureConfig(max_failures=max_failures),

@@ -190,6 +190,25 @@ def test_a_run_succeeds_is_the_same_job_twice_and_shows_no_secret(head: Head, tm
         assert not [path for path in written if secret.encode() in path.read_bytes()]
 
 
+@pytest.mark.slow
+def test_a_rescoring_is_a_job_that_is_submitted_again_once_it_has_ended(head: Head, tmp_path: Path) -> None:
+    folder = project(tmp_path, **CHEAP)
+    arguments = ["submit", "spec.yaml", "--job", "rescore"]
+    first = head.raydelt(*arguments, "--wait", cwd=folder)
+    assert first.returncode == 0, first.stdout + first.stderr
+    name = first.stdout.splitlines()[0].removeprefix("submitted ")
+    assert (tmp_path / "out" / "scores" / "manifest.json").exists(), "a run that never was scored is"
+    again = head.raydelt("submit", str(tmp_path / "out"), "--job", "rescore", "--since", "1d", "--wait", cwd=folder)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "nothing changed" in again.stdout
+    timed = [head.raydelt(*arguments, "--id", "due-1", "--wait", cwd=folder).stdout for _ in range(2)]
+    assert timed[0].startswith("submitted due-1")
+    assert timed[1].startswith("due-1 is there already, succeeded")
+    assert head.raydelt(*arguments, cwd=folder).stdout == f"submitted {name}-2\n"
+    wrong = head.raydelt("submit", "spec.yaml", "--since", "1d", cwd=folder)
+    assert_one_sentence(wrong, "--since '1d' is for --job rescore")
+
+
 def test_a_failing_job_ends_with_its_exit_code_and_is_attempted_anew(head: Head, tmp_path: Path) -> None:
     folder = project(tmp_path, model={"kind": "torch", "factory": "absent:net"})
     first = head.raydelt("submit", "spec.yaml", "--wait", cwd=folder)

@@ -6,7 +6,6 @@ The runs are processes of their own: their Ray starts with the environment of th
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import subprocess
@@ -35,6 +34,12 @@ STAGES = ("scores", "ranking", "selection")
 # What may list: looking at the output and the sources, and for each stage whether it stands and what it left behind.
 LISTINGS = 45
 SECONDS = 280
+REFUSALS: dict[str, Any] = {
+    "read-only": lambda kind, path: (403, "AccessDenied") if kind == "PUT" else None,
+    "skew": lambda kind, path: (403, "RequestTimeTooSkewed"),
+    # What the run has put itself is gone when it looks for it.
+    "emptied": lambda kind, path: (404, "NoSuchKey") if kind in ("GET", "HEAD") and "/corpus/part" in path else None,
+}
 QUICK: dict[str, Any] = {
     "score": [{"kind": "difficulty"}, {"kind": "diversity"}],
     "rank": {
@@ -67,17 +72,17 @@ def write_spec(folder: Path, name: str, output: str = OUTPUT, **changes: Any) ->
     return path
 
 
-def started(command: str, path: Path | str, environment: Mapping[str, str]) -> subprocess.Popen[str]:
+def started(command: str, path: Path | str, environment: Mapping[str, str], *options: str) -> subprocess.Popen[str]:
     """A command of raydelt in a process of its own."""
     own = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd(), **environment}
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "RAY_"))}
-    arguments = [sys.executable, "-m", "raydelt", command, str(path)]
+    arguments = [sys.executable, "-m", "raydelt", command, str(path), *options]
     return subprocess.Popen(arguments, env=inherited | own, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def finished(command: str, path: Path | str, environment: Mapping[str, str], *, code: int = 0) -> str:
+def finished(command: str, path: Path | str, environment: Mapping[str, str], *options: str, code: int = 0) -> str:
     """What a command printed, on both streams."""
-    process = started(command, path, environment)
+    process = started(command, path, environment, *options)
     out, err = process.communicate(timeout=SECONDS)
     assert process.returncode == code, err[-3000:]
     return out + err
@@ -219,7 +224,28 @@ def test_a_whole_run_in_s3_is_killed_resumed_verified_and_reported(
         assert model.sides["model"][0].digest == run.manifests["model"].sides["model"][0].digest
         assert store.exists("report/index.html")
         assert not store.at(".training").names()
-        assert SECRET not in json.dumps(store.read_json("run.json"))
+    assert_nowhere(SECRET, tmpdir, tmp_path / "s3")
+
+
+@pytest.mark.slow
+def test_a_run_in_s3_is_scored_again_watched_and_scheduled_and_no_secret_is_written(
+    server: Server, tmp_path: Path, tmpdir: Path
+) -> None:
+    folder = tmp_path / "s3" / BUCKET / "in"
+    write_digits(folder, rows=300)
+    environment = server.environment | {"RAY_TMPDIR": str(tmpdir)}
+    path, manifest = write_spec(tmp_path, "spec", **QUICK), tmp_path / "job.yaml"
+    with Watched() as watched:
+        told = finished("rescore", path, environment, "--first")
+        write_digits(folder / "more", rows=330)
+        time.sleep(1.5)  # until rclone has forgotten its listing
+        told += finished("rescore", OUTPUT, environment, "--since", "1d")
+        told += finished("monitor", OUTPUT, environment)
+        told += finished("schedule", path, environment, "--cron", "0 3 * * *", "--manifest", str(manifest))
+    assert "version 1" in told
+    for line in (told, manifest.read_text(), *watched.seen):
+        assert SECRET not in line
+    assert_nowhere(SECRET, tmpdir, tmp_path / "s3")
 
 
 def _killed_when(ready: Any, process: subprocess.Popen[str]) -> None:
@@ -247,6 +273,8 @@ def _kill(process: subprocess.Popen[Any]) -> None:
         ("credentials", "the store refuses the credentials (SignatureDoesNotMatch)"),
         ("bucket", "bucket does not exist (NoSuchBucket)"),
         ("read-only", "cannot be written: the store denies it (AccessDenied)"),
+        ("skew", "this machine's clock is not the store's (RequestTimeTooSkewed): set the clock"),
+        ("emptied", "it is not there, or no longer: if something deleted it, run again"),
     ],
 )
 def test_what_is_wrong_with_the_store_is_one_sentence_and_code_2(
@@ -261,7 +289,10 @@ def test_what_is_wrong_with_the_store_is_one_sentence_and_code_2(
         elif case == "bucket":
             output = "s3://nowhere/out"
         else:
-            between.refuse = lambda kind, _: (403, "AccessDenied") if kind == "PUT" else None
+            between.refuse = REFUSALS[case]
         told = finished("select", write_spec(tmp_path, "spec", output), environment, code=2)
-    assert sentence in told
-    assert told.count("\n") == 1
+    *before, last = told.splitlines()
+    assert last.startswith("raydelt: ")
+    assert sentence in last
+    # What was done before the store failed is told; nothing else is.
+    assert all(line.startswith("corpus ") for line in before), told

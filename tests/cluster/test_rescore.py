@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ import pytest
 from sklearn.datasets import load_digits
 
 from raydelt import pipeline
+from raydelt.ask.run import Run
 from raydelt.config import RunConfig
 from raydelt.errors import InputError
 from raydelt.examples import EXAMPLE_ID, column_of
-from raydelt.monitor import history
+from raydelt.monitor import history, ledger
+from raydelt.monitor.retirement import EVENTS, restore, states_of
 from raydelt.rescore import begun, versions
 from raydelt.rescore.rescore import rescore
 from raydelt.scorers.cells import Earlier
@@ -29,12 +32,33 @@ pytestmark = pytest.mark.usefixtures("ray_session")
 CHANGES: dict[str, Any] = {"score": [{"kind": kind} for kind in ("difficulty", "consistency", "diversity")]}
 
 
+def written(folder: Path) -> RunConfig:
+    source = folder / "in"
+    return spec(source if source.exists() else write_digits(source, files=3, rows=300), folder / "run", **CHANGES)
+
+
+@pytest.fixture(scope="module")
+def scored(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A folder with a run that has been scored once, and a copy of it; a run knows its place, so tests share one."""
+    folder, copy = tmp_path_factory.mktemp("scored"), tmp_path_factory.mktemp("copy") / "of"
+    pipeline.execute(written(folder), until="selection")
+    shutil.copytree(folder, copy)
+    return folder, copy
+
+
+@pytest.fixture
+def tmp_path(scored: tuple[Path, Path]) -> Path:
+    """The folder as it was after the first scoring."""
+    folder, copy = scored
+    shutil.rmtree(folder)
+    shutil.copytree(copy, folder)
+    return folder
+
+
 @pytest.fixture
 def config(tmp_path: Path) -> RunConfig:
-    """A run that has been scored once."""
-    config = spec(write_digits(tmp_path / "in", files=3, rows=300), tmp_path / "run", **CHANGES)
-    pipeline.execute(config, until="selection")
-    return config
+    """The run that has been scored once."""
+    return written(tmp_path)
 
 
 def more(folder: Path, name: str, rows: range) -> None:
@@ -124,6 +148,55 @@ def test_readers_see_the_version_before_until_the_next_is_whole(
     rescore(config)
     assert seen == [0]
     assert versions.current(Store(config.output)).number == 1
+
+
+def test_files_older_than_since_are_not_opened_and_the_corpus_is_that_of_opening_all(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    old, rows = tmp_path / "in" / "digits-1.parquet", load_digits().data[:3].astype(np.float32)
+    rows[1, 5] = np.nan
+    pq.write_table(pa.table({"pixels": rows.tolist(), "label": [1, 2, 3]}), tmp_path / "in" / "faulty.parquet")
+    for file in (tmp_path / "in").iterdir():
+        os.utime(file, (1000, 1000))
+    assert rescore(config).version == 1
+    whole = old.read_bytes()
+    old.write_bytes(b"x" * len(whole))
+    os.utime(old, (1000, 1000))
+    more(tmp_path / "in", "again.parquet", range(330, 345))
+    found = rescore(config, since=2000.0)
+    assert (found.version, found.unopened) == (2, 4)
+    assert set(found.computed.values()) == {found.examples - found.before}
+    old.write_bytes(whole)
+    read = pipeline.execute(config.model_copy(update={"output": str(tmp_path / "whole")}), until="corpus")
+    carried = read_manifest(Store(found.place), "corpus")
+    assert carried is not None
+    assert carried.facts == read.manifests["corpus"].facts
+    assert carried.facts["quarantined"] == 1
+    assert [part.digest for part in carried.parts] == [part.digest for part in read.manifests["corpus"].parts]
+    # A file that goes is noticed whatever its time was, and one that was looked at again is read.
+    (tmp_path / "in" / "digits-0.parquet").unlink()
+    assert rescore(config, since=2000.0).examples < found.examples
+
+
+def test_who_is_retired_is_left_out_where_that_is_applied_and_comes_back(config: RunConfig) -> None:
+    store, kept = Store(config.output), table(Path(config.output), "selection")[EXAMPLE_ID].to_pylist()[-10:]
+    events = {"version": [0] * 10, EXAMPLE_ID: kept, "label": ["1"] * 10, "before": ["active"] * 10}
+    events |= {"after": ["retired"] * 10, "reason": ["still low, and drawn"] * 10, "draw": [None] * 10}
+    ledger.decided(store, 0, pa.table(events).cast(EVENTS))
+    assert not rescore(config).published, "advice changes nothing"
+    rules = config.monitor.retire.model_copy(update={"action": "apply", "rare_below": 0})
+    own = config.model_copy(update={"monitor": config.monitor.model_copy(update={"retire": rules})})
+    first = rescore(own)
+    assert set(first.computed.values()) == {0}, "whoever rests is scored all the same"
+    assert set(kept).isdisjoint(table(Path(first.place), "selection")[EXAMPLE_ID].to_pylist())
+    selection = read_manifest(Store(first.place), "selection")
+    assert selection is not None
+    assert selection.facts["left_out"] == {"retired": 10}
+    assert Run.open(config.output).why(kept[0])["rule"]["rule"] == "retired"
+    assert not rescore(own).published, "the same states are the same version"
+    ledger.by_hand(store, 1, restore(states_of(ledger.events(store)), kept[:9], 1))
+    again = table(Path(rescore(own).place), "selection")[EXAMPLE_ID].to_pylist()
+    assert set(kept) - set(again) == {kept[9]}
 
 
 def test_of_two_jobs_at_once_one_is_told_that_the_other_works(config: RunConfig) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +34,10 @@ def spec_file(tmp_path: Path) -> Path:
         (("rescore", "nowhere"), "holds no raydelt run"),
         (("rescore", "{spec}"), "run `raydelt score SPEC` first"),
         (("rescore", "{spec}", "--until", "scores"), "is no stage to go to"),
+        (("rescore", "{spec}", "--since", "yesterday"), "--since 'yesterday' is no time"),
+        (("rescore", "{spec}", "--since", "2999-01-01"), "lies in the future"),
+        (("submit", "{spec}", "--since", "1d"), "--since '1d' is for --job rescore"),
+        (("submit", "{spec}", "--job", "rescore", "--since", "soon"), "--since 'soon' is no time"),
         (("schedule", "{spec}", "--cron", "now and then"), "is no cron line"),
         (("schedule", "{spec}", "--cron", "0 3 * * *", "--timezone", "Mars"), "is not known"),
     ],
@@ -51,6 +54,7 @@ def test_the_manifest_holds_the_spec_and_the_times(spec_file: Path, tmp_path: Pa
     done = raydelt("schedule", str(spec_file), "--cron", "0 3 * * *", "--manifest", str(made))
     assert done.returncode == 0, done.stderr
     config, job = yaml.safe_load_all(made.read_text())
-    assert yaml.safe_load(config["data"]["spec.yaml"])["name"] == "small"
+    assert yaml.safe_load(config["data"]["run.yaml"])["name"] == "small"
     assert job["spec"]["schedule"] == "0 3 * * *"
-    assert "rescore" in json.dumps(job["spec"]["jobTemplate"])
+    [container] = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    assert container["args"][:3] == ["submit", "/etc/raydelt/run.yaml", "--job=rescore"]

@@ -15,6 +15,8 @@ from raydelt.ask.steps import ROWS_PER_FILE, places_of
 from raydelt.errors import InputError
 from raydelt.monitor import history
 from raydelt.order import stage
+from raydelt.select import resting
+from raydelt.storage import Stage
 from raydelt.train.plan import Plan
 from tests.asked import CLASSES, STEPS, Asked, Made
 
@@ -59,6 +61,20 @@ def test_a_sample_of_the_scores_and_an_old_run_find_the_same(tmp_path: Path, mon
     assert not run.why(made.ranking["example_id"][0].as_py())["percentiles"]["exact"]
     for row in (0, 1, 400, 700, 1348):
         assert_true(made, run, row)
+
+
+def test_who_rests_is_told_so(tmp_path: Path) -> None:
+    made = Asked().make(tmp_path / "run")
+    low, spared = (made.ranking["example_id"][row].as_py() for row in (7, 8))
+    rows = [[low, spared], ["cat", "cat"], [3, 3], ["still low, and drawn", "spared"], [0.0, 2.0]]
+    stage = Stage(made.store, resting.STAGE, "r" * 32)
+    part = made.store.write_table(stage.file("part", 0), pa.table(rows, schema=resting.RESTING))
+    stage.publish([part], {"retired": 1, "released": 0})
+    run = Run.open(made.store.root)
+    told = run.why(low)["rule"]
+    assert told["rule"] == "retired"
+    assert "still low, and drawn, since version 3" in told["text"]
+    assert run.why(spared)["rule"]["rule"] != "retired"
 
 
 def test_the_ranking_is_not_scanned(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -221,7 +221,10 @@ def test_what_is_run_is_a_valid_spec_on_commands_that_exist(resources: list[dict
     for name, *arguments in commands:
         assert "/etc/raydelt/run.yaml" in arguments
         parsed = known.commands[name].make_context(name, list(arguments))
+        if name == "rescore":
+            assert parsed.params["first"] is True, "a run that was never scored would be refused for ever"
         if name == "submit":
+            assert parsed.params["job"].value == "rescore"
             assert parsed.params["wait"] is True, "Forbid would forbid nothing"
             assert parsed.params["job_id"] == "$(JOB_NAME)", "a pod's second attempt would be a second job"
             assert parsed.params["address"] == "http://raydelt-head-svc:8265"

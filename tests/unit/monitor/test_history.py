@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from raydelt.errors import InputError
-from raydelt.monitor.history import Shard, Version, append, read, shards, versions
+from raydelt.monitor.history import Shard, Version, append, prune, read, shards, versions
 from raydelt.storage import Store
 
 
@@ -118,3 +118,26 @@ def test_a_clock_that_was_set_back_is_noticed(store: Store) -> None:
 
 def test_there_may_be_no_history(store: Store) -> None:
     assert versions(store) == []
+
+
+def test_only_the_newest_versions_are_kept_and_those_are_whole(store: Store) -> None:
+    for number in range(1, 8):
+        append(store, number, float(number), [table(5, number), table(5, 100 + number)])
+    kept = {found.number: rows(store, found) for found in versions(store)[-3:]}
+    assert prune(store, keep=3) == [1, 2, 3, 4]
+    assert {found.number: rows(store, found) for found in versions(store)} == kept
+    assert len(store.at("history").names()) == 3 * 3
+    assert prune(store, keep=3) == []
+
+
+def test_what_a_kill_left_of_pruned_versions_goes_the_next_time(store: Store) -> None:
+    for number in range(1, 5):
+        append(store, number, float(number), [table(5, number)])
+    store.remove(["history/v000001.json"])
+    assert prune(store, keep=2) == [2]
+    assert store.at("history").names() == [
+        "v000003-00000.parquet",
+        "v000003.json",
+        "v000004-00000.parquet",
+        "v000004.json",
+    ]

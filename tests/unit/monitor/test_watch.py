@@ -228,6 +228,53 @@ def test_an_error_that_rises_on_the_same_examples_is_of_the_model(run: Run) -> N
     assert "model or the labels" in str(rescored.concept)
 
 
+@pytest.mark.parametrize("judge", ["difficulty", "loss"])
+def test_without_a_margin_losses_tell_the_error(run: Run, judge: str) -> None:
+    rng, times = np.random.default_rng(3), np.arange(N) * DAY / 2
+    for number, level in ((1, 0.2), (2, 0.5), (3, 0.5)):
+        error = np.clip(rng.normal(level, 0.05, N), 0, 0.99)
+        told = error if judge == "difficulty" else -np.log1p(-error)
+        append(run.store, number, number * DAY, [pa.table({"example_id": run.ids(N), judge: told, "time": times})])
+        found = run.watch(number)
+        assert ledger.observations(run.store)[-1].error == pytest.approx(error.mean(), abs=1e-6)
+    assert found.alarms == []
+    assert found.decision.fired == ("performance",)
+    assert "rose from 0.2" in found.decision.reason
+
+
+def test_errors_by_different_columns_are_not_compared(run: Run) -> None:
+    rng = np.random.default_rng(3)
+    run.version(1, error=0.05)
+    run.watch(1)
+    for number in (2, 3):
+        own = {"example_id": run.ids(N), "loss": rng.lognormal(0, 0.2, N)}
+        append(run.store, number, number * DAY, [pa.table(own)])
+        found = run.watch(number)
+        assert "performance" not in found.decision.fired
+        if number == 2:
+            assert found.comparisons[-1].verdict("error") is None
+            assert any("errors are told by error in version 1 and by loss" in note for note in found.notes)
+
+
+def test_folded_events_lead_where_all_did(run: Run, tmp_path: Path) -> None:
+    whole = Run(tmp_path / "whole")
+    for number in range(1, 9):
+        for own in (run, whole):
+            own.version(number)
+            found = own.watch(number)
+        if number in (4, 6):
+            ledger.fold(run.store, number - 1)
+    states = [states_of(ledger.events(own.store)) for own in (run, whole)]
+    assert states[0].equals(states[1])
+    assert weights(states[0]).equals(weights(states[1]))
+    assert run.watch(8, keep=False).retirement == found.retirement
+    assert [name for name in run.store.at("retirement").names() if name < "v000006"] == ["v000005-9-folded.parquet"]
+    # Killed between the put and the deletion, readers go by the folded file.
+    before = whole.store.at("retirement").names()[0]
+    run.store.write_bytes(f"retirement/{before}", whole.store.read_bytes(f"retirement/{before}"))
+    assert states_of(ledger.events(run.store)).equals(states[1])
+
+
 def test_the_reference_may_be_the_first_version(tmp_path: Path) -> None:
     run = Run(tmp_path / "run", drift={"reference": "first"})
     for number, error in ((1, 0.1), (2, 0.25), (3, 0.4)):

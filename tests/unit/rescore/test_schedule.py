@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import datetime
+import json
 from pathlib import Path
 
 import kubernetes_validate
 import pytest
 import yaml
 
+from raydelt.cli.rescore import HEAD
 from raydelt.errors import InputError, SpecError
 from raydelt.rescore.kubernetes import manifests
 from raydelt.rescore.schedule import FILE, Clock, Cron, serve
 from raydelt.storage import Store
+from tests.manifests import rendered
 
 START = datetime.datetime(2026, 1, 1, 0, 30, tzinfo=datetime.UTC).timestamp()
 HOUR = 3600.0
@@ -107,16 +110,25 @@ def test_a_schedule_file_that_says_nothing_is_told(tmp_path: Path) -> None:
 
 def test_the_cron_job_is_one_to_kubernetes() -> None:
     text = manifests(
-        "Mails, nightly", "name: mails\n", "0 3 * * *", image="raydelt:0.1.0", zone="UTC", address="ray://head:10001"
+        "Mails, nightly", "name: mails\n", "0 3 * * *", image="raydelt-cpu:9", zone="UTC", address="http://head:8265"
     )
     config, job = yaml.safe_load_all(text)
     for document in (config, job):
         kubernetes_validate.validate(document, "1.32", strict=True)
     assert job["metadata"]["name"] == config["metadata"]["name"] == "raydelt-mails-nightly"
     assert job["spec"]["concurrencyPolicy"] == "Forbid"
-    assert config["data"]["spec.yaml"] == "name: mails\n"
+    assert config["data"]["run.yaml"] == "name: mails\n"
+
+
+def test_the_cron_job_is_that_of_the_overlay_but_for_name_times_and_image() -> None:
+    text = manifests("x", "", "17 3 * * *", image="raydelt-cpu:0.1.0", zone="Etc/UTC", address=HEAD)
+    _, own = yaml.safe_load_all(text)
+    [other] = [one for one in rendered("scheduled") if one["kind"] == "CronJob"]
+    told = json.dumps(own["spec"]).replace(own["metadata"]["name"], "raydelt-spec")
+    told = told.replace(', "app.kubernetes.io/instance": "raydelt-spec"', "")
+    assert json.loads(told) == other["spec"]
 
 
 def test_a_name_that_is_none_in_kubernetes_is_refused() -> None:
     with pytest.raises(SpecError, match="choose another name"):
-        manifests("...", "", "0 3 * * *", image="raydelt", zone="UTC", address=None)
+        manifests("...", "", "0 3 * * *", image="raydelt", zone="UTC", address=HEAD)

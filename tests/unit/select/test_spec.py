@@ -50,7 +50,7 @@ def test_quotas_need_a_number_of_examples(method: Any) -> None:
 
 
 def test_top_k_above_what_exclusions_leave_is_refused_with_the_cure() -> None:
-    with pytest.raises(SpecError, match=r"leaves of 12: use at most 9, or exclude fewer"):
+    with pytest.raises(SpecError, match=r"leave of 12: use at most 9, or exclude fewer"):
         kept(Select(method="top_k", value=10), 9, excluded=3)
 
 
