@@ -4,7 +4,7 @@ A module a group of commands; importing it registers them, in the order in which
 """
 
 # isort: off
-from raydelt.cli import flow, plan, estimate, tune, value, label, ask, jobs, rescore, monitor  # noqa: F401
+from raydelt.cli import setup, flow, plan, estimate, tune, value, label, ask, jobs, rescore, monitor  # noqa: F401
 
 # isort: on
 from raydelt.cli.main import main

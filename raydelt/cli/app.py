@@ -12,6 +12,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Score training data, rank it, select and order the best part, train on it, and measure whether it helped.",
 )
+BEGIN = "Begin"
 FLOW = "The flow"
 PLAN = "Before a run"
 ASK = "Ask a run"
