@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import enum
 import json
+import os
 from typing import Annotated, Any
 
 import typer
@@ -16,9 +18,14 @@ class DefaultCommand(TyperGroup):
     """A group that runs its command `advise` where the first argument names no command: `raydelt plan SPEC`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0] not in {*self.commands, *self.get_help_option_names(ctx)}:
+        known = {*self.commands, *self.get_help_option_names(ctx)}
+        if args and args[0] not in known and not self._mistyped(args[0]):
             args = ["advise", *args]
         return super().parse_args(ctx, args)
+
+    def _mistyped(self, word: str) -> bool:
+        """Whether a word is a command with a slip in it, and no spec."""
+        return not os.path.exists(word) and bool(difflib.get_close_matches(word, list(self.commands), 1, 0.7))
 
 
 class Unit(enum.StrEnum):
@@ -70,7 +77,7 @@ def advise(spec: Spec, override: Override = None, as_json: Json = False) -> None
 
 @plan_app.command("probe")
 def probe(spec: Spec, override: Override = None, as_json: Json = False) -> None:
-    """Make the short trainings on every bucket that a plan is fitted to."""
+    """Make the short trainings, on every ratio or bucket, that a plan is fitted to."""
     from raydelt.specfile import load
 
     config = load(spec, override)

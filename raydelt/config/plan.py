@@ -13,18 +13,32 @@ Above = Annotated[float, Field(gt=0)]
 
 
 class Probes(Section):
-    """Short trainings on every bucket: one for each of the `budgets` (examples seen) and `seeds`.
+    """Short trainings on every ratio, or on every bucket: one for each of the `budgets` (examples seen) and `seeds`.
 
-    Each is a finished training with a schedule of its own. By default the budgets are 1/4, 1/2, 1, 2 and 4 epochs of
-    the `pool`, which is that many examples of a bucket drawn at random: all of them, but at most 20,000. There are as
-    many `workers` as the cluster carries.
+    With `mixtures` they are on the cumulative ratios that a plan chooses among; without, on single buckets, whose laws
+    are then combined by theorem, and a `holdout` on a random mixture may check that. Each is a finished training with
+    a schedule of its own. By default the budgets are 1/4, 1/2, 1, 2, 4 (and with mixtures 8) epochs of the `pool`,
+    which is that many examples of a bucket drawn at random: all of them, but at most 20,000. With `most_seeds` shorter
+    probes get more seeds, up to so many, as the square root of what the longest costs beside them. There are as many
+    `workers` as the cluster carries.
     """
+
+    mixtures: bool = True
 
     budgets: list[Positive] | None = None
     seeds: list[int] = [0, 1, 2]
+    most_seeds: Positive | None = None
     pool: Positive | None = None
     workers: Positive | None = None
     holdout: bool = False
+
+    @model_validator(mode="after")
+    def _mixtures_are_measured(self) -> Probes:
+        if self.mixtures and self.holdout:
+            raise ValueError(
+                "holdout asks what the law of mixtures misses, and mixtures are measured: drop one of them"
+            )
+        return self
 
     @field_validator("seeds")
     @classmethod
@@ -85,4 +99,10 @@ class Planning(Section):
 
     def slicing(self) -> dict[str, Any]:
         """What the buckets depend on."""
-        return {"buckets": self.buckets, "pool": self.probes.pool, "holdout": self.probes.holdout}
+        probes = self.probes
+        return {
+            "buckets": self.buckets,
+            "pool": probes.pool,
+            "holdout": probes.holdout,
+            "mixtures": probes.mixtures,
+        }

@@ -2,15 +2,17 @@
 
     seen    = (budget - scoring) / price of one seen; without scoring where all buckets, the whole corpus, are taken
     repeats = seen / size of the ratio's pool
-    P(best) = share of the draws in which the ratio has the least loss;   regret = mean loss above the best, per draw
-    within noise of the best: in 5 % of the draws or more the ratio is no worse than it
+    regret  = expected loss above that of the best ratio, over the draws and over the laws of the ensemble
+    tied    = regret at most TIE of what a seed changes (standard deviation between trainings) above the least regret
 
-Of the ratios within noise the cheapest is recommended: the whole corpus, which needs no scoring, or else the smallest
-pool. Cost: O(draws x ratios x budgets). Charging the selection to the budget follows Yin and Rush 2024 (arXiv
-2410.16208); the small-run ranking stands beside every plan because Magnusson et al. 2025 (arXiv 2504.11393) found no
-scaling law that beats it.
+Recommended is the cheapest of the tied: the whole corpus, which needs no scoring, or else the smallest pool. Beside it
+stands the cheapest within noise, which the draws of one law do not exclude (no worse than the best in 5 % or more of
+them): with few probes that is nearly every ratio, so it says what could still be right, not what to do. Cost:
+O(draws x laws x ratios x budgets). Charging the selection to the budget follows Yin and Rush 2024 (arXiv 2410.16208);
+the small-run ranking stands beside every plan because Magnusson et al. 2025 (arXiv 2504.11393) found no scaling law
+that beats it.
 
-Caution: bands are of one law. Read `ensemble` and the cautions before spending a budget far beyond the data.
+Caution: low..high is the band of one law's mean curve. What a training will measure lies in real_low..real_high.
 """
 
 from __future__ import annotations
@@ -28,11 +30,15 @@ from raydelt.plan.bootstrap import Variant, bands, losses
 from raydelt.plan.crossovers import GRID, crossovers
 from raydelt.plan.fit import Fit
 from raydelt.plan.laws import Curves
+from raydelt.plan.outcomes import Beliefs, beliefs, outcome
 from raydelt.plan.points import Caution, small_run
+from raydelt.plan.ratios import Ratios, ratios_of
 from raydelt.scorers.protocol import Array
 
 FAR = 4.0
 NOISE = 0.05
+# A quarter of what one seed does to a training: nobody would see such a difference in one.
+TIE = 0.25
 
 
 @dataclass(frozen=True)
@@ -65,23 +71,25 @@ def advise(
     sizes: Sequence[float] | None = None,
     whole: bool = True,
     variants: Sequence[Variant] = (),
+    rule: float = 0.0,
 ) -> Plan:
     """The plan for budgets in the unit of `price`, for buckets of `sizes` [p] (as measured by default).
 
-    Say `whole=False` where the buckets are not the whole corpus: then taking all of them needs scores too.
+    Say `whole=False` where the buckets are not the whole corpus: then taking all of them needs scores too. `rule` is
+    the standard deviation, in logarithms, by which the law of mixtures misses mixtures.
 
     Raises:
         SpecError: a budget, price or size makes no sense, or a budget does not even pay for the scoring.
     """
     price, points, curves = price or Price(fitted.points.unit), fitted.points, fitted.curves
-    pools, amounts = _sizes(fitted, sizes), np.asarray(budgets, np.float64)
-    seen = affordable(amounts, price, points.unit, len(pools), whole)
+    ratios, amounts = ratios_of(fitted.curves, sizes, own=points.cumulative), np.asarray(budgets, np.float64)
+    seen = affordable(amounts, price, points.unit, len(ratios.pools), whole)
     if not len(amounts) or not np.all(np.isfinite(amounts)) or not np.all(np.any(seen > 0, axis=0)):
         raise SpecError(f"budgets {list(budgets)}: give some that are above the scoring cost of {price.scoring:g}")
     columns = zip(amounts.tolist(), seen.T, strict=True)
     grid = _grid(fitted, amounts, price)
-    along = affordable(grid, price, points.unit, len(pools), whole)
-    ranked = small_run(points)
+    along = affordable(grid, price, points.unit, len(ratios.pools), whole)
+    ranked, held = small_run(points), beliefs(fitted, drawn, variants, ratios, rule=rule)
     return Plan(
         budget_unit=price.unit,
         seen_unit=points.unit,
@@ -89,25 +97,19 @@ def advise(
         **_law(curves),
         rmse=fitted.rmse,
         draws=len(drawn),
-        buckets=_buckets(fitted, drawn, pools),
-        advice=tuple(_at(fitted, drawn, amount, column, pools, whole) for amount, column in columns),
-        crossovers=tuple(crossovers(curves, drawn, along, grid, pools)),
-        ensemble=tuple(Opinion(one.name, one.rmse, _winners(one.curves, seen, pools)) for one in variants),
+        cumulative=ratios.own,
+        buckets=_buckets(fitted, drawn, ratios.sizes),
+        advice=tuple(_at(held, amount, column, ratios, whole) for amount, column in columns),
+        crossovers=tuple(crossovers(curves, drawn, along, grid, ratios)),
+        ensemble=tuple(Opinion(one.name, one.rmse, _winners(one.curves, seen, ratios)) for one in variants),
         small_run_seen=ranked[0] if ranked else None,
         small_run=tuple(ranked[1]) if ranked else (),
-        cautions=fitted.cautions + _of_pools(curves, pools),
+        cautions=fitted.cautions + _of_pools(curves, ratios.sizes),
     )
 
 
 def _law(curves: Curves) -> dict[str, Any]:
     return {name: getattr(curves, name) for name in ("law", "gamma", "d_inside", "pivot", "scale", "floor")}
-
-
-def _sizes(fitted: Fit, sizes: Sequence[float] | None) -> Array:
-    pools = fitted.curves.size if sizes is None else np.asarray(sizes, np.float64)
-    if len(pools) != len(fitted.curves.b) or not np.all(np.isfinite(pools) & (pools > 0)):
-        raise SpecError(f"sizes {sizes}: give one above 0 for each of the {len(fitted.curves.b)} buckets")
-    return pools
 
 
 def affordable(budgets: Array, price: Price, unit: str, p: int, whole: bool) -> Array:
@@ -126,61 +128,66 @@ def _grid(fitted: Fit, budgets: Array, price: Price) -> Array:
     return np.geomspace(float(seen.min()) * one + price.scoring, high, GRID)
 
 
-def _at(fitted: Fit, drawn: Sequence[Curves], budget: float, seen: Array, sizes: Array, whole: bool) -> Advice:
+def _at(held: Beliefs, budget: float, seen: Array, ratios: Ratios, whole: bool) -> Advice:
     """The advice at one budget, for what each ratio sees [p]; ratios that cannot be paid for are left out."""
-    p = len(sizes)
-    counts = [k for k in range(1, p + 1) if seen[k - 1] > 0]
-    mixtures = [range(k) for k in counts]
-    given = seen[[k - 1 for k in counts], None]
-    point = losses([fitted.curves], given, mixtures, sizes)[0, :, 0]
-    values = losses(drawn, given, mixtures, sizes)[:, :, 0] if drawn else point[None]
-    low, median, high = bands(values)
-    best = int(np.argmin(point))
-    chance = np.bincount(values.argmin(1), minlength=len(counts)) / len(values)
-    regret = (values - values.min(1, keepdims=True)).mean(0)
-    near = np.mean(values <= values[:, [best]], axis=0) >= NOISE
+    chosen = [k for k in range(len(seen)) if seen[k] > 0]
+    found = outcome(held, seen[chosen], ratios, chosen, noise=NOISE)
     choices = tuple(
         Choice(
-            k,
-            float(sizes[:k].sum() / sizes.sum()),
-            float(sizes[:k].sum()),
-            float(given[row, 0]),
-            float(given[row, 0] / sizes[:k].sum()),
-            float(point[row]),
-            float(low[row]),
-            float(median[row]),
-            float(high[row]),
-            float(chance[row]),
-            float(regret[row]),
-            bool(near[row]),
-            extrapolated(fitted, float(given[row, 0]), k, sizes),
+            buckets=k + 1,
+            share=float(ratios.shares[k]),
+            pool=float(ratios.pools[k]),
+            seen=float(seen[k]),
+            repeats=float(seen[k] / ratios.pools[k]),
+            loss=float(found.point[row]),
+            low=float(found.law[0, row]),
+            median=float(found.law[1, row]),
+            high=float(found.law[2, row]),
+            real_low=float(found.real[0, row]),
+            real_high=float(found.real[1, row]),
+            p_best=float(found.chance[row]),
+            regret=float(found.regret[row]),
+            within_noise=bool(found.near[row]),
+            flags=extrapolated(held.fitted, float(seen[k]), k + 1, ratios),
         )
-        for row, k in enumerate(counts)
+        for row, k in enumerate(chosen)
     )
-    return _verdict(budget, choices, counts[best], p, whole)
+    return _verdict(budget, choices, len(ratios.pools) if whole else None, held.seed)
 
 
-def _verdict(budget: float, choices: tuple[Choice, ...], best: int, p: int, whole: bool) -> Advice:
-    near = [choice.buckets for choice in choices if choice.within_noise]
-    pays = not (whole and p in near)
-    recommended = min(near) if pays else p
-    if len(choices) == 1 and p > 1:
-        verdict = "selection does not pay at this budget: scoring alone would cost all of it"
-    elif best == p and whole:
-        verdict = "selection does not pay at this budget: the whole corpus has the least loss"
-    elif not pays:
-        verdict = f"selection is not shown to pay at this budget: the whole corpus is within noise of the best {best}"
-    elif recommended != best:
-        verdict = f"keep the best {recommended} of {p} buckets: within noise of the best {best}, and a smaller pool"
-    else:
-        verdict = f"keep the best {best} of {p} buckets"
-    return Advice(budget, choices, best, recommended, pays, verdict)
+def _verdict(budget: float, choices: tuple[Choice, ...], everything: int | None, seed: float) -> Advice:
+    """Advice from ratios; `everything` is the number of buckets that need no scoring, if any do not."""
+    best = min(choices, key=lambda choice: choice.loss)
+    cheapest = _cheapest([choice.buckets for choice in choices if choice.within_noise], everything)
+    allowed = min(choice.regret for choice in choices) + TIE * seed * best.loss
+    recommended = _cheapest([choice.buckets for choice in choices if choice.regret <= allowed], everything)
+    pays = recommended != everything
+    verdict = _sentence(len(choices), best.buckets, recommended, everything)
+    return Advice(budget, choices, best.buckets, recommended, cheapest, pays, verdict)
 
 
-def extrapolated(fitted: Fit, seen: float, k: int, sizes: Array, *, far: float = FAR) -> tuple[str, ...]:
+def _cheapest(counts: Sequence[int], everything: int | None) -> int:
+    return everything if everything is not None and everything in counts else min(counts)
+
+
+def _sentence(ratios: int, best: int, recommended: int, everything: int | None) -> str:
+    if recommended != everything:
+        if recommended < best:
+            return f"keep the best {recommended} buckets: tied with the best {best}, and a smaller pool"
+        if recommended > best:
+            return f"keep the best {recommended} buckets: the fit prefers {best}, its draws and other laws do not"
+        return f"keep the best {best} buckets"
+    if ratios == 1 and recommended > 1:
+        return "selection does not pay at this budget: scoring alone would cost all of it"
+    if best == everything:
+        return "selection does not pay at this budget: the whole corpus has the least loss"
+    return f"selection is not shown to pay at this budget: the whole corpus is tied with the best {best}"
+
+
+def extrapolated(fitted: Fit, seen: float, k: int, ratios: Ratios, *, far: float = FAR) -> tuple[str, ...]:
     """What of a prediction lies beyond the data, where `far` times the most seen counts as beyond."""
-    points, repeats = fitted.points, seen / float(sizes[:k].sum())
-    measured = [float(points.epochs[points.bucket == index].max()) for index in range(k)]
+    points, repeats = fitted.points, seen / float(ratios.pools[k - 1])
+    measured = [float(points.epochs[points.bucket == index].max()) for index in ratios.members[k - 1]]
     found = {
         "beyond_seen": seen > far * points.seen.max(),
         "below_data": seen < points.seen.min(),
@@ -202,21 +209,20 @@ def _buckets(fitted: Fit, drawn: Sequence[Curves], sizes: Array) -> tuple[Bucket
     )
 
 
-def _winners(curves: Curves, seen: Array, sizes: Array) -> tuple[int, ...]:
+def _winners(curves: Curves, seen: Array, ratios: Ratios) -> tuple[int, ...]:
     """The number of buckets with the least loss at each budget, of what each ratio sees [p, budgets]."""
-    mixtures = [range(k + 1) for k in range(len(sizes))]
-    values = losses([curves], np.maximum(seen, 1e-300), mixtures, sizes)[0]
+    values = losses([curves], np.maximum(seen, 1e-300), ratios.members, ratios.sizes)[0]
     return tuple(int(k) + 1 for k in np.where(seen > 0, values, np.inf).argmin(0))
 
 
 def _of_pools(curves: Curves, sizes: Array) -> tuple[Caution, ...]:
-    growth = float((sizes.sum() / curves.size).max() / len(sizes))
+    growth = float((sizes / curves.size).max())
     if growth <= FAR or curves.gamma == 0:
         return ()
     return (
         Caution(
             "larger_pools",
-            f"the buckets are {growth:.3g} times the pools measured, and half-lives are taken to grow with the power "
+            f"the pools are up to {growth:.3g} times those measured, and half-lives are taken to grow with the power "
             f"{curves.gamma:g} of that, which nothing here has measured: compare gamma 0",
         ),
     )

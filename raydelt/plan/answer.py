@@ -20,7 +20,8 @@ from raydelt.plan.points import Caution
 class Choice:
     """One ratio at one budget: the best `buckets`, their share of the corpus and pool, what is seen, predictions.
 
-    `loss` is that of the fit; low, median and high are 5, 50 and 95 % of the draws; flags name what is extrapolated.
+    `loss` is that of the fit; low, median and high are 5, 50 and 95 % of the law's draws, real_low and real_high 5 and
+    95 % of what one training will measure. `regret` is expected over draws and laws. Flags name what is extrapolated.
     """
 
     buckets: int
@@ -32,6 +33,8 @@ class Choice:
     low: float
     median: float
     high: float
+    real_low: float
+    real_high: float
     p_best: float
     regret: float
     within_noise: bool
@@ -40,19 +43,24 @@ class Choice:
 
 @dataclass(frozen=True)
 class Advice:
-    """The ratios at one budget, the numbers of buckets of the best and of the recommended one, and a sentence."""
+    """The ratios at one budget, a sentence, and numbers of buckets: of the best, the recommended and the cheapest.
+
+    best: least loss by the fit; recommended: least expected regret, or a cheaper one that is tied with it; cheapest:
+    the cheapest that the law's noise does not exclude.
+    """
 
     budget: float
     choices: tuple[Choice, ...]
     best: int
     recommended: int
+    cheapest: int
     pays: bool
     verdict: str
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """The fitted law of one bucket, with 5 and 95 % of the draws."""
+    """The fitted law of one bucket, or of a ratio where these were probed, with 5 and 95 % of the draws."""
 
     name: str
     size: float
@@ -88,6 +96,7 @@ class Plan:
     floor: float
     rmse: float
     draws: int
+    cumulative: bool
     buckets: tuple[Bucket, ...]
     advice: tuple[Advice, ...]
     crossovers: tuple[Crossover, ...]

@@ -1,6 +1,7 @@
 """What noise, and what the choice of the law, do to the predictions: a joint bootstrap, and an ensemble beside it.
 
-    noise of a point = e_point + u_run + v_seed       a run is (bucket, seed); v is common to one seed in all buckets
+    noise of a point = e_point + m_cell + u_run + v_seed       a cell is (bucket, seen, unique), a run (bucket, seed);
+                       m is what the law misses there, whatever the seed; v is common to one seed in all buckets
     variances        MINQUE: match r'Z_k Z_k'r to its expectation under the fit's projection, none below 0
     a draw           each variance times f / chi2(f), d from its profile, normal noise on the best curves for that d at
                      every point, warm refit
@@ -73,19 +74,22 @@ def bootstrap(fitted: Fit, *, draws: int = 200, seed: int = 0) -> tuple[Curves, 
 
 
 def noise_parts(fitted: Fit) -> list[Part]:
-    """The parts of the residuals' noise: of each point, of runs, and of seeds common to all buckets."""
+    """The parts of the residuals' noise: of each point, of cells, of runs, and of seeds common to all buckets."""
     points, n = fitted.points, len(fitted.residuals)
-    groups = {"point": np.arange(n)}
+    groups, rank = {"point": np.arange(n)}, int(np.linalg.matrix_rank(fitted.jacobian))
     runs = _labels(points.bucket, points.seed)
     buckets, seeds = len(points.names), len(np.unique(points.seed))
-    freedom = {"run": int(runs.max() + 1 - buckets)}
+    cells = _labels(points.bucket, points.unique, points.seen)
+    freedom = {"run": int(runs.max() + 1 - buckets), "cell": int(cells.max() + 1 - rank)}
+    # Misses of the law are told from noise only where seeds repeat a point and points outnumber parameters.
+    if freedom["cell"] > 0 and cells.max() + 1 < n:
+        groups["cell"] = cells
     if freedom["run"] > 0:
         groups["run"] = runs
     if seeds >= COMMON_SEEDS and buckets > 1:
         groups["seed"] = _labels(points.seed)
         freedom |= {"run": max(freedom["run"] - seeds + 1, 1), "seed": seeds - 1}
-    rank = np.linalg.matrix_rank(fitted.jacobian)
-    freedom["point"] = max(n - int(rank) - sum(freedom[name] for name in groups if name != "point"), 1)
+    freedom["point"] = max(n - rank - sum(freedom[name] for name in groups if name != "point"), 1)
     variances = _minque(fitted, list(groups.values()))
     return [
         Part(name, float(variance), freedom[name], group)

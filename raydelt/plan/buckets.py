@@ -1,12 +1,13 @@
-"""The buckets stage: equal slices of the ranking, best first, each as a shuffled training order of its own.
+"""The buckets stage: slices of the ranking, best first, or ratios of it, each a shuffled training order of its own.
 
     bucket i holds the places n_c - floor((i + 1) n_c / B) .. n_c - floor(i n_c / B) - 1 of every group c
+    ratio k holds buckets 0 .. k: with `plan.probes.mixtures` in their place
     position = P_i(place within the bucket), kept where it is below the pool           P_i: a seeded permutation
 
 n_c are the eligible examples of a group: all of them are one, but with `select.quotas` every class is, since that is
-how examples are then kept. A pool smaller than its bucket is a uniform sample of it, and the holdout is such a sample
-of all buckets together. Cost: two reads of the ranking, and a shuffle of the examples that are kept. Memory of a task:
-one corpus part or one file of the ranking or of an order.
+how examples are then kept. A pool smaller than its bucket or ratio is a uniform sample of it, and the holdout is such
+a sample of all buckets together. Cost: two reads of the ranking, and a shuffle of the examples that are kept. Memory
+of a task: one corpus part or one file of the ranking or of an order.
 
 Caution: what `rank.combine.exclude` rules out is in no bucket.
 """
@@ -92,6 +93,15 @@ def slices(counts: Sequence[int], buckets: int, *, pool: int | None = None) -> l
     ]
 
 
+def ratios(buckets: Sequence[Bucket]) -> list[Bucket]:
+    """Each bucket together with all that are better, from pools as large as theirs together."""
+    pools = itertools.accumulate(bucket.pool for bucket in buckets)
+    return [
+        Bucket(f"top {100 * (k + 1) / len(buckets):.3g} %", bucket.low, buckets[0].high, pool)
+        for k, (bucket, pool) in enumerate(zip(buckets, pools, strict=True))
+    ]
+
+
 def slice_ranking(
     config: RunConfig, corpus: Manifest, tokens: Manifest | None, ranking: Manifest, stage: Stage
 ) -> Manifest:
@@ -105,6 +115,7 @@ def slice_ranking(
     spec, grouped = config.plan, config.select.quotas is not None
     pieces, counts = pieces_of(stage.run, ranking, len(corpus.facts["classes"]) if grouped else 0)
     wanted = slices(counts, spec.buckets, pool=spec.probes.pool)
+    wanted = ratios(wanted) if spec.probes.mixtures else wanted
     if spec.probes.holdout:
         wanted.append(Bucket(HOLDOUT, (0,) * len(counts), tuple(counts), max(bucket.pool for bucket in wanted)))
     examples = Examples(

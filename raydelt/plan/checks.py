@@ -1,7 +1,7 @@
 """What measured points leave open though laws can be fitted to them: a caution each, none of which stops a plan.
 
     rising         a mean over seeds above the one before, by more than two standard errors of their difference
-    out_of_order   at the fewest seen that all buckets share, one below the one before, by as much
+    out_of_order   at the fewest seen that all buckets share, one below the one before, by as much; not asked of ratios
     noise          standard deviation over seeds, pooled; where no seed repeats a point, any rise or inversion counts
 
 Cost: O(points). The list is this project's own, from what was seen to break such fits.
@@ -77,7 +77,7 @@ def _rises(points: Points, mine: Array) -> int:
 
 def _out_of_order(points: Points) -> list[Caution]:
     """Whether the buckets, given best first, come out in another order at the fewest seen that all have in common."""
-    ranked = small_run(points, pick=min)
+    ranked = None if points.cumulative else small_run(points, pick=min)
     if ranked is None or (order := [name for name, _ in ranked[1]]) == list(points.names):
         return []
     values = dict(ranked[1])

@@ -18,6 +18,7 @@ import numpy as np
 
 from raydelt.plan.bootstrap import losses
 from raydelt.plan.laws import Curves
+from raydelt.plan.ratios import Ratios
 from raydelt.scorers.protocol import Array
 
 GRID = 241
@@ -39,13 +40,12 @@ class Crossover:
 
 
 def crossovers(
-    curves: Curves, drawn: Sequence[Curves], seen: Array, budgets: Array, sizes: Array | None = None
+    curves: Curves, drawn: Sequence[Curves], seen: Array, budgets: Array, ratios: Ratios
 ) -> list[Crossover]:
     """The crossings of successive ratios, for what each ratio sees, seen [ratios, grid], at budgets [grid]."""
-    mixtures = [range(k + 1) for k in range(len(seen))]
-    values = losses([curves, *drawn], seen, mixtures, sizes)
+    values = losses([curves, *drawn], seen, ratios.members[: len(seen)], ratios.sizes)
     found = []
-    for k in range(len(mixtures) - 1):
+    for k in range(len(seen) - 1):
         crossed = np.array([crossing(budgets, value[k] - value[k + 1]) for value in values])
         rest = crossed[1:] if drawn else crossed
         low, high = np.quantile(rest, [0.05, 0.95], method="inverted_cdf")

@@ -118,8 +118,8 @@ class Design:
         )
 
     def target(self, values: Array) -> Array:
-        """What is compared [n]: logarithms of losses, error rates as they are."""
-        return np.log(values) if self.points.metric == "loss" else np.asarray(values, np.float64)
+        """What is compared [n]: logarithms, of error rates too, whose noise falls with them."""
+        return np.log(values)
 
     def predict(self, theta: Array) -> tuple[Array, Array]:
         """The compared prediction [n] and its Jacobian [n, free]."""
@@ -138,9 +138,7 @@ class Design:
         jacobian[:, -3], jacobian[:, -2] = -mine * power, power
         jacobian[:, -1] = late if self.options.d_inside else 1.0
         value = power + ground
-        if self.points.metric == "loss":
-            return np.log(value), self.chain(jacobian / value[:, None], every)
-        return value, self.chain(jacobian, every)
+        return np.log(value), self.chain(jacobian / value[:, None], every)
 
     def exposure(self, tau: Array) -> tuple[Array, Array, Array]:
         """Logarithm [n] of what the first epoch counts, what later ones add to it, and the slope of that in log tau.

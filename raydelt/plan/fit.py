@@ -1,12 +1,14 @@
 """One joint fit of the laws of all buckets: b and tau of each, pivot, scale and floor for all of them.
 
-    minimise  sum_j rho(r_j),   r_j = log y_j - log yhat_j for losses, y_j - yhat_j for error rates
+    minimise  sum_j rho(r_j),   r_j = log y_j - log yhat_j
     rho       soft l1 beyond three robust standard deviations of the residuals of a first, quadratic fit
 
 Parameters are log(-b_i), log tau_i, log pivot, log y0 and d; y0 is 1 for error rates, and with one bucket of losses
-the pivot stays put, because only y0 pivot^-b is there to be found. Derivatives are exact. Starts: for seeded d and tau
-the rest is linear regression. scipy's trust region with bounds does the search. Cost: O(points + pools x epochs) an
-evaluation, some tens of them a start. Goyal et al. 2024 (arXiv 2404.07177) search a grid instead.
+the pivot stays put, because only y0 pivot^-b is there to be found. Error rates are compared by their logarithms too:
+plain differences follow the first, large and noisy ones, and miss those that a budget leads to. Derivatives are exact.
+Starts: for seeded d and tau the rest is linear regression. scipy's trust region with bounds does the search. Cost:
+O(points + pools x epochs) an evaluation, some tens of them a start. Goyal et al. 2024 (arXiv 2404.07177) search a grid
+instead.
 
 Caution: pivot and floor are nearly interchangeable within the range of the data. Fixing either makes every interval
 falsely tight, and the exponents of other floors differ: look at `condition` before reading one.
@@ -110,7 +112,7 @@ def search(design: Design, target: Array, start: Array, *, soft: float = np.inf,
 def _starts(design: Design, target: Array) -> list[Array]:
     """Parameters [free] to start from: a seeded floor and half-life, and the rest by two linear regressions."""
     rng = np.random.default_rng(design.options.seed)
-    values = np.exp(target) if design.points.metric == "loss" else target
+    values = np.exp(target)
     starts = []
     for index in range(design.options.starts):
         share, tau = (0.3, 6.0) if index == 0 else (rng.uniform(0, 0.9), np.exp(rng.uniform(0, np.log(40))))

@@ -4,8 +4,8 @@
     scoring              its seconds on all devices, in trainings' seconds per seen, times that price
 
 so that what choosing costs is told in what training could have done in that time. The holdout is a training on a
-random mixture: its loss, and what the law of all buckets together says. Nothing is read or written here, and Ray is
-not needed. Cost: one fit, `draws` refits, an ensemble of nine fits.
+random mixture: its loss, and what the law of all buckets together says; by as much as they differ, mixtures are not
+sure. Nothing is read or written here, and Ray is not needed. Cost: one fit, `draws` refits, an ensemble of nine fits.
 
 Caution: seconds are those of probes that ran side by side. A machine that is busy with other things makes both sides
 slower, and scoring dearer where it alone suffered.
@@ -13,6 +13,7 @@ slower, and scoring dearer where it alone suffered.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -28,8 +29,8 @@ from raydelt.plan.design import Options
 from raydelt.plan.fit import Fit, fit
 from raydelt.plan.laws import Curves
 from raydelt.plan.points import Caution, Points, from_columns
+from raydelt.plan.ratios import Ratios, ratios_of
 from raydelt.plan.table import short, table
-from raydelt.scorers.protocol import Array
 
 Columns = Mapping[str, Sequence[Any]]
 
@@ -128,6 +129,7 @@ def make(
     options = Options(law=spec.law, gamma=spec.gamma, d_inside=spec.d_inside, floor=spec.floor, seed=seed)
     fitted = fit(points, options)
     drawn = bootstrap(fitted, draws=spec.draws, seed=seed)
+    held = _held_out(fitted, drawn, holdout, points.metric, ground)
     plan = advise(
         fitted,
         drawn,
@@ -136,8 +138,8 @@ def make(
         sizes=ground.sizes,
         whole=ground.whole,
         variants=ensemble(points, options),
+        rule=math.sqrt(sum(math.log(one.measured / one.predicted) ** 2 for one in held) / max(len(held), 1)),
     )
-    held = _held_out(fitted, drawn, holdout, points.metric, ground)
     beyond = [one for one in held if not one.low <= one.measured <= one.high]
     if beyond:
         off = max(abs(one.measured / one.predicted - 1) for one in beyond)
@@ -202,19 +204,17 @@ def _held_out(
     if not holdout:
         return ()
     seen, unique, values = (np.asarray(holdout[name], np.float64) for name in ("seen", "unique", metric))
-    sizes = np.asarray(ground.sizes or fitted.curves.size, np.float64)
+    ratios = ratios_of(fitted.curves, ground.sizes, own=fitted.points.cumulative)
     return tuple(
-        _one_held(
-            fitted, drawn, sizes / sizes.sum(), *cell, float(values[(seen == cell[0]) & (unique == cell[1])].mean())
-        )
+        _one_held(fitted, drawn, ratios, *cell, float(values[(seen == cell[0]) & (unique == cell[1])].mean()))
         for cell in sorted(set(zip(seen.tolist(), unique.tolist(), strict=True)))
     )
 
 
 def _one_held(
-    fitted: Fit, drawn: Sequence[Curves], shares: Array, seen: float, unique: float, measured: float
+    fitted: Fit, drawn: Sequence[Curves], ratios: Ratios, seen: float, unique: float, measured: float
 ) -> Held:
-    mixture, sizes = [range(len(shares))], shares * unique
+    mixture, sizes = ratios.members[-1:], ratios.sizes * (unique / ratios.pools[-1])
     point = float(losses([fitted.curves], [seen], mixture, sizes)[0, 0, 0])
     low, _, high = bands(losses(drawn, [seen], mixture, sizes)[:, 0, 0])
     return Held(seen, unique, measured, point, float(low), float(high))

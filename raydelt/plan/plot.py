@@ -1,11 +1,11 @@
 """One chart of a plan: the loss of each ratio over the budget, with bands, the points measured, and the winners.
 
 x is the budget, logarithmic; y the metric. A line is solid where its pool was trained that long and that often, and
-dashed beyond; its band is 5 to 95 % of the draws. Dots are measured points of single buckets, at the budget that would
-see as much. The strip along the axis has the colour of the ratio with the least loss. matplotlib is imported only when
-a chart is drawn; no global state of it is touched.
+dashed beyond; its band is 5 to 95 % of the draws. Dots are measured points at the budget that would see as much: of
+the ratios themselves, or of single buckets where these were probed. The strip along the axis has the colour of the
+ratio with the least loss. matplotlib is imported only when a chart is drawn; no global state of it is touched.
 
-Caution: only the first ratio is one bucket; dots of the other buckets need not lie on any line.
+Caution: of single buckets only the first is a ratio; dots of the others need not lie on any line.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from raydelt.plan.advice import Price, affordable, extrapolated
 from raydelt.plan.bootstrap import bands, losses
 from raydelt.plan.fit import Fit
 from raydelt.plan.laws import Curves
+from raydelt.plan.ratios import Ratios, ratios_of
 from raydelt.plan.table import short
 from raydelt.scorers.protocol import Array
 
@@ -59,15 +60,15 @@ def figure(
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
     price, points = price or Price(fitted.points.unit), fitted.points
-    pools = fitted.curves.size if sizes is None else np.asarray(sizes, np.float64)
+    ratios = ratios_of(fitted.curves, sizes, own=points.cumulative)
     one = price.of_one(points.unit)
     low, high = float(points.seen.min() * one), max(float(points.seen.max() * one), *(float(b) for b in budgets))
     grid = np.geomspace(low, high, GRID)
-    seen = affordable(grid, price, points.unit, len(pools), whole)
+    seen = affordable(grid, price, points.unit, len(ratios.pools), whole)
     with matplotlib.rc_context(LOOK):
         canvas = Figure(figsize=(7.2, 4.6), layout="constrained")
         axes = canvas.add_subplot()
-        best = _lines(axes, fitted, drawn, grid, seen, pools)
+        best = _lines(axes, fitted, drawn, grid, seen, ratios)
         _winners(axes, grid, best)
         for index in range(len(points.names)):
             mine = points.bucket == index
@@ -80,7 +81,8 @@ def figure(
             axes.axvline(float(budget), color="0.75", lw=0.6, zorder=0)
         axes.set_xlabel(f"budget ({price.unit.replace('_', ' ')}, log scale)")
         axes.set_ylabel(points.metric)
-        axes.legend(title="kept; dots: single buckets, in order", fontsize=8, title_fontsize=8)
+        what = "the same" if points.cumulative else "single buckets, in order"
+        axes.legend(title=f"kept; dots: probes of {what}", fontsize=8, title_fontsize=8)
     return canvas
 
 
@@ -96,22 +98,22 @@ def save(canvas: Figure, path: str | Path) -> None:
         canvas.savefig(path, dpi=160, metadata=metadata)
 
 
-def _lines(axes: Axes, fitted: Fit, drawn: Sequence[Curves], grid: Array, seen: Array, sizes: Array) -> Array:
+def _lines(axes: Axes, fitted: Fit, drawn: Sequence[Curves], grid: Array, seen: Array, ratios: Ratios) -> Array:
     """Draws lines and bands of all ratios; the ratio with the least loss [grid], or -1."""
     least = np.full(len(grid), np.inf)
     best = np.full(len(grid), -1)
-    for k in range(len(sizes)):
+    for k in range(len(seen)):
         paid = seen[k] > 0
         if not paid.any():
             continue
-        budget, n, mixture = grid[paid], seen[k][paid][None], [range(k + 1)]
-        line = losses([fitted.curves], n, mixture, sizes)[0, 0]
+        budget, n, mixture = grid[paid], seen[k][paid][None], [ratios.members[k]]
+        line = losses([fitted.curves], n, mixture, ratios.sizes)[0, 0]
         colour = COLOURS[k % len(COLOURS)]
         if drawn:
-            low, _, high = bands(losses(drawn, n, mixture, sizes)[:, 0])
+            low, _, high = bands(losses(drawn, n, mixture, ratios.sizes)[:, 0])
             axes.fill_between(budget, low, high, color=colour, alpha=0.15, lw=0)
-        beyond = np.array([bool(extrapolated(fitted, float(value), k + 1, sizes, far=1.0)) for value in n[0]])
-        label = f"top {100 * sizes[: k + 1].sum() / sizes.sum():.3g} %"
+        beyond = np.array([bool(extrapolated(fitted, float(value), k + 1, ratios, far=1.0)) for value in n[0]])
+        label = f"top {100 * ratios.shares[k]:.3g} %"
         axes.plot(budget, np.where(beyond, np.nan, line), color=colour, lw=1.6, label=label)
         axes.plot(budget, np.where(beyond, line, np.nan), color=colour, lw=1.4, ls=(0, (4, 2)))
         better = line < least[paid]

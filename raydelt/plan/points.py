@@ -1,9 +1,10 @@
-"""Measured points of small trainings on single buckets: read, and refused where no law could be fitted to them.
+"""Measured points of small trainings on buckets or on ratios: read, and refused where no law could be fitted to them.
 
 A point is (bucket, seen, unique, loss, seed): a training on `unique` examples of one bucket, measured after `seen`
-views of them, both in one unit, examples or tokens. Buckets come best first, in the order of first appearance. The
-metric is `loss` (above 0, any scale) or `error` (a rate in (0, 1], the law of which passes through 1 at the pivot).
-Tables are Parquet, CSV, JSON or JSON lines. Cost: O(points).
+views of them, both in one unit, examples or tokens. Buckets come best first, in the order of first appearance; where
+the column `pool` says `ratio`, each is one together with all that are better. The metric is `loss` (above 0, of any
+scale) or `error` (a rate in (0, 1], the law of which passes through 1 at the pivot). Tables are Parquet, CSV, JSON or
+JSON lines. Cost: O(points).
 
 Caution: under a schedule that decays the learning rate an intermediate checkpoint is not a finished shorter training.
 Mixing the two bends every curve, and nothing in the numbers shows it.
@@ -26,6 +27,7 @@ from raydelt.scorers.protocol import Array
 Unit = Literal["examples", "tokens"]
 Metric = Literal["loss", "error"]
 UNITS = ("examples", "tokens")
+POOLS = ("bucket", "ratio")
 FEWEST = 4
 SAME = 0.05
 
@@ -40,7 +42,10 @@ class Caution:
 
 @dataclass(frozen=True)
 class Points:
-    """Measured points [n]: index of the bucket in `names` (best first), seen, unique, value of the metric, seed."""
+    """Measured points [n]: index of the bucket in `names` (best first), seen, unique, value of the metric, seed.
+
+    With `cumulative` every bucket holds all that are better as well: it is a ratio.
+    """
 
     names: tuple[str, ...]
     bucket: Array
@@ -50,6 +55,7 @@ class Points:
     seed: Array
     unit: Unit = "examples"
     metric: Metric = "loss"
+    cumulative: bool = False
 
     @property
     def epochs(self) -> Array:
@@ -66,7 +72,7 @@ class Points:
 def read(path: str | Path, *, unit: Unit | None = None, metric: Metric | None = None) -> Points:
     """The points of a Parquet, CSV, JSON or JSON lines file.
 
-    Columns: bucket, seen, unique, loss or error (both, where `metric` says which); optional seed and unit.
+    Columns: bucket, seen, unique, loss or error (both, where `metric` says which); optional seed, unit and pool.
 
     Raises:
         InputError: the file is not such a table, or no law could be fitted to it.
@@ -99,7 +105,7 @@ def from_columns(
     metric: Metric | None = None,
     source: str = "points",
 ) -> Points:
-    """Points from columns [n]: bucket, seen, unique, loss or error; optional seed and unit (examples by default).
+    """Points from columns [n]: bucket, seen, unique, loss or error; optional seed, unit (examples) and pool (bucket).
 
     Where both loss and error are there, `metric` says which one is meant.
     """
@@ -119,19 +125,37 @@ def from_columns(
         seeds.astype(np.int64),
         _unit(columns, unit, source),
         metric,
+        _cumulative(columns, source),
     )
     _fittable(points, source)
+    if points.cumulative and np.any(np.diff(points.sizes) <= 0):
+        raise InputError(
+            f"{source}: the pools of the ratios {', '.join(names)} do not grow: each holds all that are better, so "
+            "give them from the smallest up"
+        )
     return points
 
 
-def noise(points: Points) -> float:
-    """The standard deviation of the metric over seeds at the same bucket, unique and seen; NaN where none repeats."""
+def noise(points: Points, *, relative: bool = False) -> float:
+    """The standard deviation over seeds at the same bucket, unique and seen; NaN where none repeats.
+
+    It is that of the metric, or where `relative` that of its logarithm.
+    """
     keys = np.stack([points.bucket, points.unique, points.seen], 1)
     _, cell = np.unique(keys, axis=0, return_inverse=True)
-    counts = np.bincount(cell.ravel())
-    means = np.bincount(cell.ravel(), points.loss) / counts
+    values, counts = np.log(points.loss) if relative else points.loss, np.bincount(cell.ravel())
+    means = np.bincount(cell.ravel(), values) / counts
     freedom = int((counts - 1).sum())
-    return float(np.sqrt(np.sum((points.loss - means[cell.ravel()]) ** 2) / freedom)) if freedom else float("nan")
+    return float(np.sqrt(np.sum((values - means[cell.ravel()]) ** 2) / freedom)) if freedom else float("nan")
+
+
+def _cumulative(columns: Mapping[str, Sequence[Any]], source: str) -> bool:
+    pools = {str(value) for value in columns.get("pool", ())}
+    if len(pools) > 1 or not pools <= set(POOLS):
+        raise InputError(
+            f"{source} has the pools {', '.join(sorted(pools))}: give points of `bucket` or of `ratio` alone"
+        )
+    return pools == {"ratio"}
 
 
 def _metric(columns: Mapping[str, Sequence[Any]], wanted: Metric | None, source: str) -> Metric:

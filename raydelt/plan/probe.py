@@ -1,4 +1,4 @@
-"""The probes stage: short trainings on every bucket at several budgets and seeds, on the workers of one Ray Train job.
+"""The probes stage: short trainings on every ratio or bucket at several budgets and seeds, by one Ray Train job.
 
     steps = round(budget / batch size), at least 1        seen = steps x batch size, or the tokens in them
 
@@ -8,7 +8,8 @@ one with the least to do. Each is put into the store when it is done, so a kille
 missing, and the losses do not depend on the number of workers. They are those of the validation split: the report is
 about the test split, which no plan may see. Every epoch is shuffled by the seed, the first one too.
 
-Cost: seeds x sum of the budgets, for every bucket. Memory of a worker: one model and two files of an order.
+Cost: seeds x sum of the budgets, for every ratio or bucket, and with `most_seeds` the short ones again. Memory of a
+worker: one model and two files of an order.
 
 Caution: a probe trains without early stopping and in no order: what the final training adds by these is not in the
 plan.
@@ -16,6 +17,7 @@ plan.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,9 +47,11 @@ from raydelt.train.plan import Plan
 from raydelt.train.training import Training, fresh_state
 
 EPOCHS = (0.25, 0.5, 1.0, 2.0, 4.0)
+# Of a bucket, whatever the ratio: all ratios are then known at the same numbers seen.
+EPOCHS_OF_RATIOS = (*EPOCHS, 8.0)
 # Steps within the first epoch: below so many, a quarter of it is a training of hardly any.
 FEWEST_STEPS = 8
-COLUMNS = ("bucket", "seen", "unique", "loss", "error", "seed", "unit", "seconds", "flops")
+COLUMNS = ("bucket", "pool", "seen", "unique", "loss", "error", "seed", "unit", "seconds", "flops")
 
 
 @dataclass(frozen=True)
@@ -135,15 +139,28 @@ def probes_of(spec: Probes, buckets: Sequence[Bucket], batch_size: int) -> tuple
                 f"the bucket {bucket.name} has {bucket.pool} examples to probe with, less than {least} batches of "
                 f"train.recipe.batch_size {batch_size}: lower it, or plan.buckets, or raise plan.probes.pool"
             )
-        budgets: Sequence[float] = spec.budgets or [epochs * bucket.pool for epochs in EPOCHS]
+        default = [epochs * buckets[0].pool for epochs in EPOCHS_OF_RATIOS]
+        default = default if spec.mixtures else [epochs * bucket.pool for epochs in EPOCHS]
+        budgets: Sequence[float] = spec.budgets or default
         steps = [max(1, math.floor(budget / batch_size + 0.5)) for budget in budgets]
         if len(set(steps)) < len(steps):
             raise SpecError(
                 f"plan.probes.budgets {budgets} are {steps} steps of train.recipe.batch_size {batch_size}: give "
                 "budgets that differ by a batch or more"
             )
-        found += [Probe(index, count, seed) for count in steps for seed in spec.seeds]
+        found += [Probe(index, count, seed) for count in steps for seed in seeds_of(spec, count, steps[-1])]
     return tuple(found)
+
+
+def seeds_of(spec: Probes, steps: int, longest: int) -> list[int]:
+    """The seeds of probes of so many steps: those of the spec, and for short ones as many more as `most_seeds` allows.
+
+    For noise alike the sum of variances is least at a given cost where their number goes with 1 / sqrt(steps)
+    (Neyman's allocation); short trainings are noisier than that.
+    """
+    wanted = min(math.floor(len(spec.seeds) * math.sqrt(longest / steps)), spec.most_seeds or 0)
+    others = (seed for seed in itertools.count() if seed not in spec.seeds)
+    return [*spec.seeds, *itertools.islice(others, max(wanted - len(spec.seeds), 0))]
 
 
 def dealt(probes: Sequence[Probe], workers: int) -> list[list[int]]:
@@ -181,24 +198,30 @@ def measured(probing: Probing, index: int, advance: Any = None) -> dict[str, Any
         InputError: it diverged.
     """
     probe, work = probing.probes[index], probing.work
-    bucket, training = probing.buckets[probe.bucket], _training(probing, index, advance)
-    state = fresh_state(0, [])
-    training.run(state)
+    bucket, (training, seconds) = probing.buckets[probe.bucket], trained(probing, index, advance)
     found = training.metrics(work.validation_files)
     if not math.isfinite(found["loss"]):
         raise InputError(f"{training.name} ends with a loss that is not finite: lower train.recipe.lr")
     in_tokens, seen = bucket.tokens > 0, probe.steps * training.plan.batch_size
     return {
         "bucket": bucket.name,
+        "pool": "ratio" if work.config.plan.probes.mixtures else "bucket",
         "seen": _tokens_fed(work.stage.run, training.files, training.plan, seen) if in_tokens else seen,
         "unique": bucket.tokens if in_tokens else bucket.pool,
         "loss": found["loss"],
         "error": 1.0 - found["accuracy"] if "accuracy" in found else None,
         "seed": probe.seed,
         "unit": "tokens" if in_tokens else "examples",
-        "seconds": state["seconds"],
+        "seconds": seconds,
         "flops": _flops(training, in_tokens=in_tokens),
     }
+
+
+def trained(probing: Probing, index: int, advance: Any = None) -> tuple[Training, float]:
+    """The training of one probe after its last step, and the seconds that it took."""
+    training, state = _training(probing, index, advance), fresh_state(0, [])
+    training.run(state)
+    return training, float(state["seconds"])
 
 
 def _training(probing: Probing, index: int, advance: Any) -> Training:

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+
 from raydelt.config import RunConfig
 from raydelt.errors import InputError
 from raydelt.plan import plot
@@ -134,6 +136,8 @@ def _ground(
     facts, in_tokens = manifests["probes"].facts, "tokens" in columns["unit"]
     sizes = tuple(bucket.seen(bucket.rows, in_tokens=in_tokens) for bucket in buckets)
     rows = tuple(bucket.rows for bucket in buckets)
+    if "ratio" in columns["pool"]:
+        sizes, rows = (tuple(np.diff(held, prepend=0).tolist()) for held in (sizes, rows))
     spent = [seconds.get(name) for name in CHOOSING if name in manifests]
     known = [value for value in spent if value is not None]
     return Ground(

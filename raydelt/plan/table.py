@@ -1,6 +1,7 @@
 """A plan as text for the terminal: per budget the ratios, then crossovers, other laws, the small run, cautions.
 
-`>` marks the ratio recommended, `~` others within noise of the best. Lines are at most 119 characters but for names
+`>` marks the ratio recommended, `~` others within noise of the best. The first band is that of the law's mean curve,
+the second that of one real training. Lines are at most 119 characters but for names
 and cautions. Nothing is computed here.
 
 Caution: four digits of a loss are shown whatever the band is; read the band.
@@ -20,7 +21,8 @@ def table(plan: Plan) -> str:
     lines += _crossings(plan) + _opinions(plan)
     if plan.small_run:
         ranked = ", ".join(f"{name} {value:.4g}" for name, value in plan.small_run)
-        lines += [f"naive ranking of single buckets after {short(plan.small_run_seen)} {plan.seen_unit}: {ranked}", ""]
+        of = "ratios" if plan.cumulative else "single buckets"
+        lines += [f"naive ranking of {of} after {short(plan.small_run_seen)} {plan.seen_unit}: {ranked}", ""]
     lines += [f"caution ({caution.code}): {caution.sentence}" for caution in plan.cautions]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -36,18 +38,23 @@ def short(value: float | None) -> str:
 
 
 def _advice(plan: Plan, advice: Advice) -> list[str]:
-    head = f"{'keep':>10} {'pool':>8} {'seen':>8} {'repeats':>8} {plan.metric:>8}  {'5 % .. 95 %':>18} "
-    head += f"{'P(best)':>8} {'regret':>8}  extrapolated"
+    head = f"{'keep':>11} {'seen':>7} {'repeats':>7} {plan.metric:>7}  {'5 % .. 95 %':>16}  {'of one training':>16} "
+    head += f"{'P(best)':>7} {'regret':>7}  extrapolated"
     rows = [_row(choice, advice) for choice in advice.choices]
-    return [f"{short(advice.budget)} {plan.budget_unit}: {advice.verdict}", head, *rows, ""]
+    first = f"{short(advice.budget)} {plan.budget_unit}: {advice.verdict}"
+    if advice.cheapest != advice.recommended:
+        first += f" (cheapest within noise: the best {advice.cheapest})"
+    return [first, head, *rows, ""]
 
 
 def _row(choice: Choice, advice: Advice) -> str:
     mark = ">" if choice.buckets == advice.recommended else ("~" if choice.within_noise else " ")
     keep = f"top {100 * choice.share:.3g} %"
-    band = f"{choice.low:.4f} .. {choice.high:.4f}"
-    row = f"{mark} {keep:>8} {short(choice.pool):>8} {short(choice.seen):>8} {choice.repeats:>8.2f} "
-    row += f"{choice.loss:>8.4f}  {band:>18} {choice.p_best:>8.2f} {choice.regret:>8.4f}  {', '.join(choice.flags)}"
+    band, real = f"{choice.low:.4f} .. {choice.high:.4f}", f"{choice.real_low:.4f} .. {choice.real_high:.4f}"
+    row = (
+        f"{mark} {keep:>9} {short(choice.seen):>7} {choice.repeats:>7.2f} {choice.loss:>7.4f}  {band:>16}  {real:>16} "
+    )
+    row += f"{choice.p_best:>7.2f} {choice.regret:>7.4f}  {', '.join(choice.flags)}"
     return row.rstrip()
 
 

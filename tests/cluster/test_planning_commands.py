@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -25,7 +26,7 @@ BUDGETS = [24, 48, 96, 192]
 
 
 def config(folder: Path, name: str, **changes: Any) -> RunConfig:
-    """Two buckets of 95 digits, four budgets from a quarter of an epoch to two."""
+    """Two buckets of 95 digits, probed as ratios, at four budgets from a quarter of an epoch of the first to two."""
     probes = {"budgets": BUDGETS, "seeds": [0, 1], "workers": 1}
     return spec(
         folder / "in",
@@ -57,20 +58,23 @@ def document(run: Run) -> dict[str, Any]:
     return dict(run.store.read_json(run.manifests["plan"].parts[0].file))
 
 
-def test_every_bucket_is_probed_at_every_budget_and_seed_on_examples_of_its_own(planned: tuple[Path, Run]) -> None:
+def test_every_ratio_is_probed_at_every_budget_and_seed_on_examples_of_its_own(planned: tuple[Path, Run]) -> None:
     folder, run = planned
     found, ranking = points(run), table(folder / "out", "ranking").to_pandas()
     assert len(found) == 2 * len(BUDGETS) * 2
     cells = found.groupby(["bucket", "seen"], sort=False)["seed"].agg(list)
-    assert [(name, seen) for name, seen in cells.index] == [(b, s) for b in ("0-50 %", "50-100 %") for s in BUDGETS]
+    assert [(name, seen) for name, seen in cells.index] == [(b, s) for b in ("top 50 %", "top 100 %") for s in BUDGETS]
     assert all(seeds == [0, 1] for seeds in cells)
     assert (found["unit"] == "examples").all()
     assert (found["flops"] > 0).all()
+    assert (found["pool"] == "ratio").all()
     buckets = run.manifests["buckets"]
-    best = pd.concat([run.store.read_table(p.file).to_pandas() for p in buckets.sides["bucket-0"]])
-    assert found["unique"].unique()[0] == len(best)
-    top = ranking.sort_values("rank").tail(len(best))
-    assert set(best["example_id"]) == set(top["example_id"])
+    for k, unique in enumerate(found["unique"].unique()):
+        own = pd.concat([run.store.read_table(p.file).to_pandas() for p in buckets.sides[f"bucket-{k}"]])
+        assert unique == len(own)
+        top = ranking.sort_values("rank").tail(len(own))
+        assert set(own["example_id"]) == set(top["example_id"])
+    assert unique == len(ranking)
 
 
 def test_what_a_plan_says_is_published_and_not_made_twice(planned: tuple[Path, Run]) -> None:
@@ -78,6 +82,8 @@ def test_what_a_plan_says_is_published_and_not_made_twice(planned: tuple[Path, R
     told = document(run)
     assert [one["budget"] for one in told["advice"]] == [100, 400]
     assert sum(told["rows"]) == run.manifests["ranking"].rows
+    assert [bucket["size"] for bucket in told["buckets"]] == list(np.cumsum(told["rows"]))
+    assert [bucket["name"] for bucket in told["buckets"]] == ["top 50 %", "top 100 %"]
     sides = run.manifests["plan"].sides
     assert run.store.read_bytes(sides["chart"][0].file).startswith(b"<?xml")
     assert run.store.read_bytes(sides["chart"][1].file).startswith(b"\x89PNG")
@@ -166,7 +172,7 @@ def test_a_probe_that_diverges_is_told_in_one_sentence(planned: tuple[Path, Run]
     folder, _ = planned
     recipe = {"batch_size": 8, "lr": 1e38, "optimizer": "sgd", "steps": 40}
     own = config(folder, "diverged", train__recipe=recipe)
-    with pytest.raises(InputError, match=r"the probe 0-50 % \(seed 0, 3 steps\).*lower train\.recipe\.lr"):
+    with pytest.raises(InputError, match=r"the probe top 50 % \(seed 0, 3 steps\).*lower train\.recipe\.lr"):
         pipeline.execute(own, until="ranking", then=pipeline.probe)
 
 
@@ -192,6 +198,7 @@ def test_a_language_model_is_probed_and_planned_in_tokens(tmp_path: Path) -> Non
     """Documents have from 3 to 40 words: buckets differ in tokens, and shares are of examples."""
     source = write_documents(tmp_path / "in" / "documents.jsonl", sentences(150))
     recipe = {"batch_size": 4, "lr": 3e-3, "optimizer": "adamw", "schedule": "cosine"}
+    probes = {"budgets": [12, 24, 48, 128], "seeds": [0, 1], "mixtures": False}
     own = spec(
         source,
         tmp_path / "out",
@@ -200,12 +207,13 @@ def test_a_language_model_is_probed_and_planned_in_tokens(tmp_path: Path) -> Non
         score=[{"kind": "lm_loss"}],
         rank={"method": "score", "combine": {"weights": {"loss": 1.0}, "gate": None}},
         train={"recipe": recipe},
-        plan={"budgets": [3000], "buckets": 2, "draws": 5, "probes": {"budgets": [12, 24, 48, 128], "seeds": [0, 1]}},
+        plan={"budgets": [3000], "buckets": 2, "draws": 5, "probes": probes},
     )
     run = pipeline.execute(own, until="ranking", then=pipeline.plan)
     found, told = points(run), document(run)
     assert "error" not in found
     assert (found["unit"] == "tokens").all()
+    assert (found["pool"] == "bucket").all()
     lengths = {}
     for index, name in enumerate(found["bucket"].unique()):
         tables = [run.store.read_table(part.file) for part in run.manifests["buckets"].sides[f"bucket-{index}"]]

@@ -8,6 +8,7 @@ import pytest
 from raydelt.errors import InputError
 from raydelt.plan.crossovers import crossovers
 from raydelt.plan.laws import ConstrainedLaw, Curves, effective_data, pooled_half_life, utility
+from raydelt.plan.ratios import ratios_of
 from tests.unit.plan.buckets import published
 
 BUDGETS = np.array([32e6, 64e6, 128e6, 640e6])
@@ -70,7 +71,8 @@ def test_the_published_formula_adds_d_last() -> None:
 @pytest.mark.parametrize(("name", "law", "inside", "millions"), CROSSINGS)
 def test_the_published_crossovers(name: str, law: str, inside: bool, millions: tuple[float, float]) -> None:
     budgets = np.geomspace(25e6, 3e9, 241)
-    found = crossovers(published(name, law=law, d_inside=inside), [], np.tile(budgets, (3, 1)), budgets)
+    true = published(name, law=law, d_inside=inside)
+    found = crossovers(true, [], np.tile(budgets, (3, 1)), budgets, ratios_of(true))
     np.testing.assert_allclose([crossover.budget / 1e6 for crossover in found], millions, rtol=0.01)
 
 

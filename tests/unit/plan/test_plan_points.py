@@ -40,6 +40,9 @@ def test_good_points_pass_without_a_caution() -> None:
     assert points.names == ("a", "b")
     np.testing.assert_array_equal(points.sizes, [1000, 1000])
     assert noise(points) == pytest.approx(0.0141, abs=2e-3)
+    # Two seeds a cell: the variance of a pair is half of its squared difference.
+    apart = np.diff(np.log(points.loss).reshape(2, 2, 4), axis=1)
+    assert noise(points, relative=True) == pytest.approx(np.sqrt(np.mean(apart**2) / 2))
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".json", ".jsonl"])
@@ -66,6 +69,9 @@ def test_every_form_of_table_reads_the_same(tmp_path: Path, suffix: str) -> None
         ({"seen": [0.0, *(SEEN * 4)[1:]]}, "`seen` is 0 in row 1"),
         ({"unit": ["tokens"] * 8 + ["examples"] * 8}, "units examples, tokens"),
         ({"unit": ["bytes"] * 16}, "units bytes"),
+        ({"pool": ["ratio"] * 8 + ["bucket"] * 8}, "has the pools bucket, ratio"),
+        ({"pool": ["half"] * 16}, "has the pools half"),
+        ({"pool": ["ratio"] * 16}, "the pools of the ratios a, b do not grow"),
         ({"bucket": ["a"] * 8 + ["b"] * 5 + ["c"] * 3}, "bucket 'c' is measured at 3 different"),
         ({"seen": [500.0, 1000.0, 2000.0, 2000.0] * 4}, "bucket 'a' is measured at 3 different"),
         ({"loss": [2.0, 2.1, 2.2, 2.3] * 4}, "does not fall"),

@@ -12,7 +12,7 @@ import pytest
 from raydelt.config import Probes
 from raydelt.errors import SpecError
 from raydelt.examples import LABEL
-from raydelt.plan.buckets import Bucket, Piece, placing, slices
+from raydelt.plan.buckets import Bucket, Piece, placing, ratios, slices
 from raydelt.plan.probe import Probe, Shuffled, dealt, probes_of
 from raydelt.storage import Store
 from raydelt.train.plan import Plan
@@ -28,6 +28,16 @@ def test_buckets_are_equal_slices_of_every_group_from_the_highest_place_down(cou
         assert max(sizes) - min(sizes) <= 1
     assert [bucket.pool for bucket in found] == [bucket.rows for bucket in found]
     assert {bucket.pool for bucket in slices(counts, buckets, pool=1)} == {1}
+
+
+@pytest.mark.parametrize("pool", [None, 9])
+def test_a_ratio_holds_its_bucket_and_all_that_are_better(pool: int | None) -> None:
+    buckets = slices([863, 7, 0, 40], 4, pool=pool)
+    for k, ratio in enumerate(ratios(buckets)):
+        assert (ratio.name, ratio.high) == (f"top {25 * (k + 1)} %", (863, 7, 0, 40))
+        assert ratio.low == buckets[k].low
+        assert ratio.rows == sum(bucket.rows for bucket in buckets[: k + 1])
+        assert ratio.pool == sum(bucket.pool for bucket in buckets[: k + 1])
 
 
 def ranked(folder: Path, labels: np.ndarray, *, file_rows: int) -> tuple[Store, list[str]]:
@@ -76,11 +86,27 @@ def test_more_buckets_than_examples_are_refused() -> None:
 
 def test_probes_reach_from_within_an_epoch_to_repeats_by_default() -> None:
     buckets = [Bucket("a", (500,), (1000,), 500), Bucket("b", (0,), (500,), 500)]
-    found = probes_of(Probes(), buckets, 10)
+    found = probes_of(Probes(mixtures=False), buckets, 10)
     assert len(found) == 2 * 5 * 3
     assert [probe.steps for probe in found if probe.bucket == 1 and probe.seed == 2] == [13, 25, 50, 100, 200]
+    of_ratios = probes_of(Probes(), ratios(buckets), 10)
+    for ratio in (0, 1):
+        steps = [probe.steps for probe in of_ratios if (probe.bucket, probe.seed) == (ratio, 2)]
+        assert steps == [13, 25, 50, 100, 200, 400]
     own = probes_of(Probes(budgets=[100, 200, 400, 2000], seeds=[4]), buckets, 10)
     assert own[:4] == tuple(Probe(0, steps, 4) for steps in (10, 20, 40, 200))
+
+
+def test_short_probes_get_more_seeds_by_the_root_of_their_cost() -> None:
+    buckets, budgets = [Bucket("a", (0,), (1000,), 1000)], [100, 200, 400, 800, 3200]
+    found = probes_of(Probes(budgets=budgets, seeds=[1, 7], most_seeds=8), buckets, 10)
+    seeds = {steps: [probe.seed for probe in found if probe.steps == steps] for steps in (10, 20, 40, 80, 320)}
+    # 2 sqrt(320 / steps): 11.3, 8, 5.7, 4 and 2.
+    assert {steps: len(own) for steps, own in seeds.items()} == {10: 8, 20: 8, 40: 5, 80: 4, 320: 2}
+    assert seeds[10] == [1, 7, 0, 2, 3, 4, 5, 6]
+    assert all(own == seeds[10][: len(own)] for own in seeds.values())
+    fewer = probes_of(Probes(budgets=budgets, seeds=[1, 7, 3], most_seeds=2), buckets, 10)
+    assert len(fewer) == 5 * 3
 
 
 def test_buckets_that_hold_no_few_batches_are_refused() -> None:
