@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 
 import typer
 
-from raydelt.cli.app import FLOW, Json, Override, Spec, app
+from raydelt.cli.app import FLOW, Json, Override, RunOrSpec, Spec, app
 
 
 def _execute(spec: str, override: list[str] | None, until: str, as_json: bool) -> None:
@@ -60,9 +61,23 @@ def train(spec: Spec, override: Override = None, as_json: Json = False) -> None:
 
 
 @app.command(rich_help_panel=FLOW)
-def report(spec: Spec, override: Override = None, as_json: Json = False) -> None:
-    """Run the flow up to the report."""
-    _execute(spec, override, "report", as_json)
+def report(run: RunOrSpec, override: Override = None, as_json: Json = False) -> None:
+    """Write the report of a finished run again, or run the flow of a spec up to it."""
+    if run.endswith((".yaml", ".yml")) or os.path.isfile(run):
+        _execute(run, override, "report", as_json)
+        return
+    from raydelt.errors import SpecError
+
+    if override:
+        raise SpecError(f"-o changes a spec, and {run!r} is a run: give the spec's .yaml file")
+    from raydelt.report import console
+    from raydelt.report.again import write_again
+
+    written = write_again(run)
+    if as_json:
+        typer.echo(json.dumps(written.store.read_json("report/summary.json"), indent=2))
+    else:
+        console.show_report(written.store)
 
 
 @app.command(rich_help_panel=FLOW)

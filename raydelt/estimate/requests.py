@@ -29,7 +29,7 @@ READS: Mapping[str, Mapping[str, int]] = {
     "selection": {"ranking": 2},
     "ordered": {"corpus": 2, "selection": 1},
     "model": {"ordered": 3, "tokens": 1},
-    "report": {"corpus": 1, "scores": 2, "ranking": 1, "selection": 1},
+    "report": {"corpus": 2, "scores": 3, "ranking": 4, "selection": 4, "neighbours": 1},
 }
 
 

@@ -16,6 +16,7 @@ from raydelt.estimate.table import quantity
 from raydelt.report.wording import METRICS, MINUS, duration, mean, percent, planned
 from raydelt.rundir import RECORD
 from raydelt.storage import Store, read_manifest
+from raydelt.storage.near import near
 
 if TYPE_CHECKING:
     from raydelt.train.verify import Verdict
@@ -28,7 +29,8 @@ def result(store: Store) -> dict[str, Any]:
         InputError: the place holds no finished stage.
     """
     if not store.exists(RECORD):
-        raise InputError(f"{store.root!r} holds no raydelt run (no {RECORD}): check the path, or finish the run")
+        cure = near(store.root, otherwise="check the path, or finish the run")
+        raise InputError(f"{store.root!r} holds no raydelt run (no {RECORD}): {cure}")
     record: dict[str, Any] = store.read_json(RECORD)
     report = read_manifest(store, "report")
     recorded = record["stages"].get("report", {}).get("fingerprint")
@@ -46,17 +48,27 @@ def show(store: Store, *, unchanged: bool = False) -> None:
             print(f"{name:10} {stage['rows']:>10} rows   {store.path(name)}")
         _print_estimated(found.get("estimated", []))
         return
-    page = f"{store.root}/report/index.html"
     rows = lines(found["summary"])
     rows += [("estimate", told) for told in estimated_lines(found.get("estimated", []))]
+    _print(store, found["summary"]["name"], rows)
+
+
+def show_report(store: Store) -> None:
+    """Print what a report that was just written says, and where it is."""
+    summary = store.read_json("report/summary.json")
+    _print(store, summary["name"], lines(summary))
+
+
+def _print(store: Store, name: str, rows: list[tuple[str, str]]) -> None:
+    page = f"{store.root}/report/index.html"
     rows.append(("report", page if store.exists("report/index.html") else store.path("report/summary.json")))
     if sys.stdout.isatty():
-        _print_table(found["summary"]["name"], rows)
+        _print_table(name, rows)
         return
-    print(found["summary"]["name"])
-    width = max(len(name) for name, _ in rows)
-    for name, text in rows:
-        print(f"  {name:{width}}  {text}")
+    print(name)
+    width = max(len(own) for own, _ in rows)
+    for own, text in rows:
+        print(f"  {own:{width}}  {text}")
 
 
 def estimated_lines(rows: Sequence[dict[str, Any]]) -> list[str]:

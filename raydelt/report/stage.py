@@ -1,39 +1,59 @@
-"""The report stage: gather what the run found, and write `report/summary.json` and `report/index.html`.
+"""The report stage: gather what the run found, and write `report/summary.json`, the page and its figures.
+
+    report/index.html            the page                     report/summary.json       all of its figures as data
+    report/figures/NAME.svg|png  the charts, in light colours
 
 The summary is plain data and the page's only source. Its passes over scores, ranking, selection and quarantine are
-tasks that return counts; the driver holds no rows.
+tasks that return counts and the few examples that are shown; the driver holds no rows.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
 
 from raydelt import rundir
 from raydelt.config import RunConfig
 from raydelt.report import ranked, statistics
+from raydelt.report.charts import charts_of
+from raydelt.report.composition import composition
 from raydelt.report.cost import cost, stage_seconds
 from raydelt.report.detection import detect
+from raydelt.report.duplicates import EPSILON, near_duplicates
+from raydelt.report.ends import ends
+from raydelt.report.history import over_versions
 from raydelt.report.page import render
 from raydelt.report.parts import ScoredParts, component_columns
+from raydelt.report.plans import plan_of
+from raydelt.report.provenance import provenance, record_of, stage_line
 from raydelt.report.quarantine import quarantined
+from raydelt.report.shown import Look, shown
 from raydelt.report.suspects import suspects
+from raydelt.scorers.near_duplicates import NearDuplicatesConfig
 from raydelt.storage import Manifest, Stage, Store
 
+PUTS = 8
 COUNTS = ("read", "corpus", "validation", "test", "pool", "duplicates", "overlap", "quarantined", "bad_files")
 
 
 def write_report(
     config: RunConfig, manifests: dict[str, Manifest], seconds: Mapping[str, float | None], stage: Stage
 ) -> Manifest:
-    """Publish the summary and, where the spec asks for it, the page."""
+    """Publish the summary and, where the spec asks for it, the page and its figures."""
     summary = summarise(config, manifests, seconds, stage.run)
-    text = json.dumps(summary, indent=2, default=str) + "\n"
-    pages = [stage.run.put("report/summary.json", text.encode())]
+    files = {"report/summary.json": (json.dumps(summary, indent=2, default=str) + "\n").encode()}
     if config.report.html:
-        pages.append(stage.run.put("report/index.html", render(summary).encode()))
+        charts = charts_of(summary)
+        files["report/index.html"] = render(summary, charts).encode()
+        for chart in charts.values():
+            files[f"report/figures/{chart.name}.svg"] = chart.alone().encode()
+            files[f"report/figures/{chart.name}.png"] = chart.png()
+    # A store takes its time over each of some fifty small files.
+    with ThreadPoolExecutor(PUTS) as pool:
+        pages = list(pool.map(stage.run.put, files, files.values()))
     return stage.publish([], {"summary": summary, "rows_processed": manifests["corpus"].rows}, {"page": pages})
 
 
@@ -46,7 +66,8 @@ def summarise(
     training, classes = manifests["model"].facts, corpus.facts["classes"]
     per_class = corpus.facts["per_class"] if "decision" in ranking.facts else None
     detection = detect(run, corpus, scores, selection)
-    took = _seconds(run, manifests, seconds)
+    record = record_of(run)
+    took = stage_seconds(seconds, {name: held.fingerprint for name, held in manifests.items()}, record)
     bad = [part.file for held in (corpus, scores) for part in held.sides.get("quarantine", [])]
     return {
         "name": config.name,
@@ -60,51 +81,49 @@ def summarise(
         "detection": asdict(detection) if detection else None,
         "training": training,
         "seconds": took,
-        "stages": [_stage(name, manifest, took[name]) for name, manifest in manifests.items()],
-        "estimated": _estimated(run),
+        "stages": [stage_line(name, manifest, took[name], record) for name, manifest in manifests.items()],
+        "estimated": record.get("estimated", []),
         "cost": cost(took, trainings=len(training["results"]), kept=selection.rows, corpus=scores.rows),
         "ranked": ranked.describe(run, ranking, selection, len(classes), corpus=per_class),
+        "composition": composition(run, corpus, ranking, selection),
         "quarantine": quarantined(run, bad),
         "versions": rundir.versions(),
-        **_of_components(config, ScoredParts.of(run, corpus, scores), corpus, scores, selection),
+        "provenance": provenance(run, record),
+        "history": over_versions(run, list(ranking.facts["weights"])),
+        "plan": plan_of(run, config, corpus),
+        **_of_components(ScoredParts.of(run, corpus, scores), corpus, scores, selection),
+        **_examples(config, manifests, run),
     }
 
 
-def _of_components(
-    config: RunConfig, parts: ScoredParts, corpus: Manifest, scores: Manifest, selection: Manifest
-) -> dict[str, Any]:
+def _of_components(parts: ScoredParts, corpus: Manifest, scores: Manifest, selection: Manifest) -> dict[str, Any]:
     """The figures of the stored components."""
     components, flips = component_columns(scores), bool(corpus.facts["flipped"])
-    gate = config.rank.combine.gate
     return {
         "distributions": statistics.distributions(parts, components, flips=flips),
         "correlations": statistics.correlations(parts, components, selection.rows / max(scores.rows, 1)),
-        "suspects": suspects(parts, components, gate, corpus.facts["classes"], truth=flips),
     }
 
 
-def _seconds(
-    run: Store, manifests: dict[str, Manifest], seconds: Mapping[str, float | None]
-) -> dict[str, float | None]:
-    """Seconds of every stage's own execution, those of earlier executions from the run's record."""
-    earlier = run.read_json(rundir.RECORD) if run.exists(rundir.RECORD) else None
-    return stage_seconds(seconds, {name: held.fingerprint for name, held in manifests.items()}, earlier)
-
-
-def _estimated(run: Store) -> list[dict[str, Any]]:
-    """What was estimated beside what the stages before this one took, as the run's record has it."""
-    record = run.read_json(rundir.RECORD) if run.exists(rundir.RECORD) else {}
-    found: list[dict[str, Any]] = record.get("estimated", [])
-    return found
-
-
-def _stage(name: str, manifest: Manifest, seconds: float | None) -> dict[str, Any]:
-    """One line of the table of stages."""
-    rows = manifest.facts.get("rows_processed", manifest.rows)
+def _examples(config: RunConfig, manifests: dict[str, Manifest], run: Store) -> dict[str, Any]:
+    """The examples that are named, in their lists, and once for all what is known of each."""
+    corpus, scores = manifests["corpus"], manifests.get("refined", manifests["scores"])
+    ranking, selection = manifests["ranking"], manifests["selection"]
+    parts, components = ScoredParts.of(run, corpus, scores), component_columns(scores)
+    gate, flipped = config.rank.combine.gate, bool(corpus.facts["flipped"])
+    found = ends(run, ranking, selection, config.select, classes=len(corpus.facts["classes"]))
+    doubted = suspects(parts, components, gate, corpus.facts["classes"], truth=flipped)
+    own = [spec.epsilon for spec in config.score if isinstance(spec, NearDuplicatesConfig)]
+    copies = near_duplicates(run, corpus, manifests.get("neighbours"), own[0] if own else EPSILON)
+    wanted: dict[str, int] = {row["id"]: row.pop("part") for row in found["rows"]}
+    wanted |= {row["example_id"]: row.pop("part") for row in doubted}
+    for group in copies["listed"] if copies else []:
+        # The part of a head is worked out, and is not known everywhere; that of the others is.
+        heads = {group["head"]: group.pop("part")}
+        wanted = heads | {one["id"]: one.pop("part") for one in group["members"]} | wanted
     return {
-        "stage": name,
-        "fingerprint": manifest.fingerprint,
-        "rows": rows,
-        "seconds": seconds,
-        "rows_per_second": rows / seconds if seconds else None,
+        "examples": found,
+        "suspects": doubted,
+        "near_duplicates": copies,
+        "shown": shown(parts, wanted, Look.at(corpus, components), selection.parts),
     }

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from raydelt import cluster
 from raydelt.config import Gate
@@ -30,7 +31,8 @@ def suspects(
 ) -> list[dict[str, Any]]:
     """The most suspicious examples as plain data, worst first; none where difficulty was not scored.
 
-    `clean_label` stands in an entry only where `truth` says that the corpus knows it.
+    `part` is the number of the corpus part that holds it; `label_clean` stands in an entry only where `truth` says
+    that the corpus knows it.
     """
     if DIFFICULTY not in components:
         return []
@@ -48,6 +50,7 @@ def suspects_of(parts: ScoredParts, index: int, gate: Gate | None) -> pa.Table:
     at = pa.array(np.flatnonzero(failing))
     found = worst(scores.select([EXAMPLE_ID, DIFFICULTY]).take(at).append_column("at", at))
     columns = {EXAMPLE_ID: found[EXAMPLE_ID], DIFFICULTY: found[DIFFICULTY]}
+    columns["part"] = pa.chunked_array([pa.array(np.full(found.num_rows, index, np.int32))])
     for name in (error_of(DIFFICULTY), CONSISTENCY):
         stored = name in scores.column_names
         columns[name] = scores[name].take(found["at"]) if stored else pa.nulls(found.num_rows, pa.float32())
@@ -57,11 +60,13 @@ def suspects_of(parts: ScoredParts, index: int, gate: Gate | None) -> pa.Table:
 
 def worst(table: pa.Table) -> pa.Table:
     """The `LISTED` most difficult rows of a table, the most difficult first."""
-    return table.sort_by(MOST_SUSPICIOUS_FIRST).slice(0, LISTED)
+    few = min(LISTED, table.num_rows)
+    return table.take(pc.select_k_unstable(table, few, MOST_SUSPICIOUS_FIRST)) if few else table
 
 
 def _entry(row: dict[str, Any], classes: Sequence[str], *, truth: bool) -> dict[str, Any]:
     """One example as plain data, its labels by name."""
     names = {name: None if row[name] is None else classes[row[name]] for name in (LABEL, LABEL_CLEAN)}
-    entry = {name: row[name] for name in (EXAMPLE_ID, SOURCE_FILE, ROW, DIFFICULTY, error_of(DIFFICULTY), CONSISTENCY)}
+    told = (EXAMPLE_ID, "part", SOURCE_FILE, ROW, DIFFICULTY, error_of(DIFFICULTY), CONSISTENCY)
+    entry = {name: row[name] for name in told}
     return entry | {LABEL: names[LABEL]} | ({LABEL_CLEAN: names[LABEL_CLEAN]} if truth else {})

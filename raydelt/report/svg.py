@@ -1,8 +1,9 @@
-"""Charts as inline SVG: text stays text, colours follow the page's theme, the same chart gives the same bytes.
+"""Charts as SVG: inline in the page, where colours follow its theme, and alone, in the colours of the light theme.
 
-Charts are drawn in the colours of `ROLES`; here each becomes the page's variable of that name, so that one chart reads
-in light and dark and in print. Ids get the chart's name as a prefix (a page holds many charts) or go where nothing
-refers to them. matplotlib is imported here only, and only when a chart is drawn; no global state of it is touched.
+Charts are drawn in the colours of `ROLES`, the page's light theme; in the page each becomes the variable of that name,
+so that one chart reads in light and dark and in print. Ids get the chart's name as a prefix (a page holds many charts)
+or go where nothing refers to them. Text stays text, and the same chart gives the same bytes. matplotlib is imported
+here only, and only when a chart is drawn; no global state of it is touched.
 
 Caution: text is laid out with matplotlib's own font and shown in the reader's, so leave room beside labels.
 """
@@ -11,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import html
-import io
 import re
 import unicodedata
 import warnings
@@ -22,15 +22,23 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+# The light theme of page.css; a test holds the two together. No two are the same, so a colour tells its role.
 ROLES = {
-    name: f"#0101{index:02x}"
-    for index, name in enumerate(
-        ("ink", "soft", "rule", "selected", "random", "full", "clean", "flipped", "gated"), 16
-    )
+    "paper": "#ffffff",
+    "ink": "#17191c",
+    "soft": "#5c636b",
+    "rule": "#d5d9de",
+    "selected": "#0072b2",
+    "random": "#d55e00",
+    "full": "#00805d",
+    "gated": "#9c4a78",
 }
+FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "Liberation Sans", Arial, sans-serif'
 LABEL_LENGTH = 22
 # CSS pixels per point: a chart of 6 inches is 576 pixels wide, and its text of 9 points 12 pixels high.
 PIXELS = 4 / 3
+# Points per inch, in which an SVG is drawn; places on the figure are then the places in the SVG.
+DPI = 72
 
 
 @contextlib.contextmanager
@@ -72,24 +80,12 @@ def axes(width: float, height: float) -> tuple[Figure, Axes]:
     """A figure of width x height inches with one pair of axes; call inside `style()`."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     return figure, figure.add_subplot()
 
 
-def drawn(figure: Figure, *, name: str, alt: str) -> str:
-    """The figure as an inline `<svg>` with the alternative text `alt`; call inside `style()`.
-
-    `name` must differ between the charts of a page.
-    """
-    buffer = io.StringIO()
-    figure.savefig(
-        buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    )
-    return inline(buffer.getvalue(), name=name, alt=alt)
-
-
-def inline(text: str, *, name: str, alt: str) -> str:
-    """A stand-alone SVG of matplotlib's as part of a page."""
+def body_of(text: str) -> tuple[str, float, float]:
+    """What a stand-alone SVG of matplotlib's holds, made smaller, and its width and height in points."""
     box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text)
     assert box is not None
     body = text[text.index(">", box.end()) + 1 :]
@@ -97,16 +93,33 @@ def inline(text: str, *, name: str, alt: str) -> str:
     body = body.replace("xlink:href", "href").replace(' transform="rotate(-0 ', ' data-drop="(')
     body = re.sub(r' data-drop="[^"]*"', "", body)
     body = re.sub(r"font-family: [^;\"]*;? ?", "", body)
-    body = _scoped(body, name)
-    for role, colour in ROLES.items():
-        body = body.replace(colour, f"var(--{role})")
     body = re.sub(r' (?:d|x|y)="[^"]*"', lambda match: re.sub(r"(\.\d\d)\d+", r"\1", match[0]), body)
     # Line breaks inside path data and around elements are a tenth of the bytes.
     body = re.sub(r"\s*\n\s*", " ", body).replace("> <", "><")
-    width, height = box.groups()
+    return body.strip(), float(box[1]), float(box[2])
+
+
+def inline(text: str, *, name: str, alt: str, extra: str = "") -> str:
+    """A stand-alone SVG of matplotlib's as part of a page; `extra` are further attributes."""
+    body, width, height = body_of(text)
+    body = _scoped(body, name)
+    for role, colour in ROLES.items():
+        body = body.replace(colour, f"var(--{role})")
     return (
-        f'<svg role="img" aria-label="{html.escape(alt)}" viewBox="0 0 {width} {height}" '
-        f'width="{float(width) * PIXELS:.0f}" height="{float(height) * PIXELS:.0f}">{body.strip()}'
+        f'<svg role="img" aria-label="{html.escape(alt)}" viewBox="0 0 {width:g} {height:g}" '
+        f'width="{width * PIXELS:.0f}" height="{height * PIXELS:.0f}"{extra}>{body}'
+    )
+
+
+def alone(text: str, *, alt: str) -> str:
+    """A stand-alone SVG of matplotlib's as a file for other documents, on white."""
+    body, width, height = body_of(text)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" '
+        f'width="{width * PIXELS:.0f}" height="{height * PIXELS:.0f}">'
+        f"<title>{html.escape(alt)}</title><style>text {{ font-family: {FONT}; }} "
+        f"* {{ stroke-linejoin: round; stroke-linecap: butt; }}</style>"
+        f'<rect width="100%" height="100%" fill="{ROLES["paper"]}"/>{body}\n'
     )
 
 

@@ -38,6 +38,11 @@ class HandMade:
     baselines: Sequence[str] = ("random", "full")
     seeds: Sequence[int] = (0, 1, 2)
     source_file: str = "in/a.parquet"
+    sources: Sequence[str] = ()
+    texts: Sequence[str] = ()
+    shape: Sequence[int] = ()
+    id_prefix: str = ""
+    copies: bool = False
     bad: Sequence[tuple[str, int | None, str]] = ()
     spec: dict[str, Any] = field(default_factory=dict)
 
@@ -81,6 +86,8 @@ class Finished:
             "selection": self._selection(),
             "model": self._model(),
         }
+        if self.made.copies:
+            self.manifests["neighbours"] = self._neighbours()
         self.parts = ScoredParts.of(self.store, self.manifests["corpus"], self.manifests["scores"])
 
     @property
@@ -106,22 +113,27 @@ class Finished:
         return [self.store.write_table(f"{stage}/part-{i:05d}.parquet", own) for i, own in enumerate(slices)]
 
     def _ids(self) -> list[str]:
-        return [f"{row:032x}" for row in range(self.made.rows)]
+        return [f"{self.made.id_prefix}{row:032x}" for row in range(self.made.rows)]
 
     def _corpus(self) -> Manifest:
         made, n, count = self.made, self.made.rows, len(self.made.classes)
         clean = np.arange(n, dtype=np.int32) % max(count, 1)
         label = np.where(made.flipped(), (clean + 1) % max(count, 1), clean).astype(np.int32)
         missing = np.full(n, count == 0)
-        table = pa.table(
-            {
-                "example_id": self._ids(),
-                "label": pa.array(label, mask=missing),
-                "label_clean": pa.array(clean, mask=missing),
-                "source_file": [made.source_file] * n,
-                "row": np.arange(n),
-            }
-        )
+        sources = made.sources or [made.source_file]
+        columns = {
+            "example_id": self._ids(),
+            "label": pa.array(label, mask=missing),
+            "label_clean": pa.array(clean, mask=missing),
+            "source_file": [sources[row % len(sources)] for row in range(n)],
+            "row": np.arange(n),
+        }
+        if made.texts:
+            columns["text"] = [made.texts[row % len(made.texts)] for row in range(n)]
+        if made.shape:
+            x = np.random.default_rng(8).normal(size=(n, int(np.prod(made.shape)))).astype(np.float32)
+            columns["x"] = pa.FixedSizeListArray.from_arrays(pa.array(x.ravel()), x.shape[1])
+        table = pa.table(columns)
         bad = pa.table(
             [[b[i] for b in made.bad] for i in range(3)] + [["digest"] * len(made.bad)], schema=QUARANTINE_SCHEMA
         )
@@ -130,6 +142,7 @@ class Finished:
         rows = sum(b[1] is not None for b in made.bad)
         facts |= {"read": n + 60 + rows, "corpus": n, "test": 60, "quarantined": rows}
         facts |= {"flipped": int(made.flipped().sum()), "bad_files": len(made.bad) - rows}
+        facts |= {"text": bool(made.texts), "input_shape": list(made.shape)}
         return Manifest(
             "corpus", "c" * 32, self._write("corpus", table, made.cuts), sides, facts | {"classes": list(made.classes)}
         )
@@ -194,6 +207,21 @@ class Finished:
         found = None if cut is None else noise_of(score, errors_of(self.ranked), kept, cut, gate=gate).finish()
         return None if found is None else asdict(found)
 
+    def _neighbours(self) -> Manifest:
+        """Every fifth example is a copy of the first of its part, and one more is a copy of a copy."""
+        n, tables = self.made.rows, []
+        edges = [0, *self.made.cuts, n]
+        for low, high in itertools.pairwise(edges):
+            row = np.arange(low, high)
+            copy = (row % 5 == 4) & (row > low)
+            head = np.where(row == high - 1, low + 4, low)
+            ids = self._ids()
+            neighbour = [ids[h] if c else None for h, c in zip(head, copy, strict=True)]
+            cosine = np.where(copy, 0.999 - 1e-5 * row, 0.2).astype(np.float32)
+            names, heads = pa.array(ids[low:high], pa.string()), pa.array(neighbour, pa.string())
+            tables.append(pa.table({"example_id": names, "earlier_cosine": cosine, "neighbour": heads}))
+        return Manifest("neighbours", "b" * 32, self._write("neighbours", pa.concat_tables(tables), self.made.cuts))
+
     def _model(self) -> Manifest:
         rng = np.random.default_rng(11)
         levels = {"selected": 0.95, "random": 0.93, "full": 0.96}
@@ -224,5 +252,10 @@ def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., F
     def serial(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], **_: Any) -> list[Any]:
         return [function(*call) for call in calls]
 
+    def dealt(inputs: Sequence[Any], split: Any, merge: Any, partitions: int, **_: Any) -> list[Any]:
+        rows = [split(item, partitions) for item in inputs]
+        return [merge(place, [row[place] for row in rows]) for place in range(partitions)]
+
     monkeypatch.setattr(cluster, "parallel", serial)
+    monkeypatch.setattr(cluster, "shuffle", dealt)
     return lambda **changes: HandMade(**changes).make(tmp_path / str(len(list(tmp_path.iterdir()))))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 from collections import Counter
@@ -12,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from raydelt.report.charts import charts_of
 from raydelt.report.page import balance, render
 from raydelt.report.svg import inline, label
 
@@ -30,7 +33,7 @@ class Outline(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "br"):
+        if tag not in ("meta", "br", "img", "input"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -53,7 +56,17 @@ def checked(page: str) -> Outline:
     assert outline.open == []
     ids = Counter(attributes["id"] for _, attributes in outline.tags if "id" in attributes)
     assert [name for name, count in ids.items() if count > 1] == []
-    assert outline.all("script") == outline.all("link") == outline.all("img") == outline.all("iframe") == []
+    assert outline.all("link") == outline.all("iframe") == outline.all("object") == []
+    [script] = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    assert outline.all("script") == [{}]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    [allowed] = [own["content"] for own in outline.all("meta") if own.get("http-equiv") == "Content-Security-Policy"]
+    assert allowed is not None
+    assert f"script-src 'sha256-{digest}';" in allowed
+    assert "default-src 'none'" in allowed
+    for image in outline.all("img"):
+        assert (image.pop("src") or "").startswith("data:image/png;base64,")
+        assert image["alt"]
     for tag, attributes in outline.tags:
         for name in LOADING:
             assert (attributes.get(name) or "#").startswith("#"), (tag, attributes)
@@ -88,8 +101,13 @@ def test_the_page_says_what_was_found(finished: Callable[..., Any]) -> None:
     assert "The counts add up" in text
     assert "cut at" in text
     assert "label_column: label" in text
-    # Three charts of training, ranking, three components, classes, order.
-    assert len(outline.all("svg")) == 9
+    charts = charts_of(summary)
+    assert set(charts) == {
+        *("differences", "curves", "values", "ranking", "component-00", "component-01", "component-02"),
+        *("classes", "scores-by-class", "order", "stages"),
+    }
+    assert len(outline.all("svg")) == len(charts)
+    assert all(len(json.loads(own["data-marks"] or "")) for own in outline.all("svg"))
 
 
 def test_equal_summaries_give_equal_bytes(finished: Callable[..., Any]) -> None:
@@ -159,7 +177,7 @@ def test_markup_in_the_data_is_inert(finished: Callable[..., Any]) -> None:
     summary["spec"]["corpus"]["source"] = "</pre><script>alert(1)</script>"
     page = render(summary)
     checked(page)
-    assert "<script" not in page.lower()
+    assert page.lower().count("<script") == 1
     assert "<img" not in page
     assert "&lt;script&gt;" in page
     assert "{{ 7 * 7 }}" in page
