@@ -4,7 +4,9 @@
     back   the same, as spreadsheets save it: with a byte-order mark, any line ends, semicolons or tabs for commas,
            further columns, rows in any order, numbers for names (3.0 is 3)
 
-A file that holds labels is never written over. Cost: O(rows), all in memory. No paper is followed.
+A file that holds labels is never written over. In a CSV, a text that a spreadsheet would take for a formula (it begins
+with = + - @, a tab or a line end) gets an apostrophe before it, which ids lose again when they come back. Cost:
+O(rows), all in memory. No paper is followed.
 
 Caution: a spreadsheet turns ids of digits alone into rounded numbers, which come back as unknown. Keep that column as
 text.
@@ -22,6 +24,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
@@ -32,6 +35,9 @@ from raydelt.storage import Store, absolute
 
 SEPARATORS = ",;\t"
 SHOWN = 10
+# Ids that begin with apostrophes before such a sign get one more, so that each has one way back.
+FORMULA = r"^('*[=+\-@\t\r\n])"
+HARMLESS = re.compile(r"^'(?='*[=+\-@\t\r\n])")
 WHOLE = re.compile(r"(-?\d+)[.,]0+")
 Row = tuple[int, str, str | None]
 """Row number from 0, example_id, and label: "" for none, and None where the cells do not fit the header."""
@@ -78,7 +84,7 @@ def export(rows: pa.Table, path: str) -> int:
         pq.write_table(rows, buffer)
     else:
         try:
-            pyarrow.csv.write_csv(rows, buffer)
+            pyarrow.csv.write_csv(_harmless(rows), buffer)
         except pa.ArrowInvalid as error:
             raise InputError(
                 f"{path} cannot hold these columns ({error}): leave them out or write .parquet"
@@ -87,6 +93,15 @@ def export(rows: pa.Table, path: str) -> int:
     with _told(path, "cannot be written", "choose another --out"):
         store.write_bytes(name, buffer.getvalue())
     return int(rows.num_rows)
+
+
+def _harmless(rows: pa.Table) -> pa.Table:
+    """The rows with an apostrophe before every text that begins as a formula does."""
+    for place, name in enumerate(rows.column_names):
+        if pa.types.is_string(rows.schema.field(name).type) or pa.types.is_large_string(rows.schema.field(name).type):
+            text = pc.replace_substring_regex(rows[name], pattern=FORMULA, replacement=r"'\1")
+            rows = rows.set_column(place, name, text)
+    return rows
 
 
 def read_labels(path: str) -> list[Row]:
@@ -154,7 +169,7 @@ def _of_csv(data: bytes, path: str) -> list[Row]:
     filled = [cells for cells in lines if any(cell.strip() for cell in cells)]
     # A comma that is not quoted shifts the cells behind it: nothing in such a row can be trusted.
     return [
-        (row, cells[key], cells[label])
+        (row, HARMLESS.sub("", cells[key]), cells[label])
         if len(cells) == len(names)
         else (row, cells[key] if key < len(cells) else "", None)
         for row, cells in enumerate(filled)

@@ -24,7 +24,12 @@ BENCHES = (
     "tune",
     "plan_proof",
     "estimate",
+    "scorers",
     "ask",
+    "chaos",
+    "rescore",
+    "soak",
+    "report",
 )
 
 

@@ -168,10 +168,11 @@ def compare(name: str, data: Data) -> None:
     calls = [(held, arm, seed) for arm in chosen for seed in SEEDS]
     found = np.asarray(cluster.parallel(accuracy, calls, label="train arms")).reshape(len(chosen), len(SEEDS))
     by_arm: dict[Arm, Any] = dict(zip(chosen, 100 * found, strict=True))
-    print(f"{'arm':36}  accuracy   - random part of this size   - everything, shuffled")
+    print(f"{'arm':36}  accuracy   - random part of this size   - everything, shuffled   - the same, shuffled")
     for arm, values in by_arm.items():
         line = f"{arm.name:36}  {values.mean():7.2f} %"
-        for baseline in (Arm(None, arm.ratio, "shuffled"), Arm(None, 1.0, "shuffled")):
+        same = Arm(None if arm.ratio == 1.0 else arm.score, arm.ratio, "shuffled")
+        for baseline in dict.fromkeys((Arm(None, arm.ratio, "shuffled"), Arm(None, 1.0, "shuffled"), same)):
             d = paired(values, by_arm[baseline])
             line += "" if arm == baseline else f"   {d.mean:+6.2f} [{d.low:+.2f}, {d.high:+.2f}]"
         print(line, flush=True)

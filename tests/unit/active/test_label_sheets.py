@@ -126,3 +126,16 @@ def test_files_that_are_no_answers_are_refused(tmp_path: Path, name: str, conten
     with pytest.raises(InputError, match=rf"{name} .*: ") as told:
         read_labels(str(tmp_path / name))
     assert "\n" not in str(told.value)
+
+
+def test_no_cell_is_a_formula_to_a_spreadsheet_and_every_id_comes_back(tmp_path: Path) -> None:
+    path = tmp_path / "round.csv"
+    ids = ["=a", "'=a", "''@b", "-c", "'plain", "d=", "\te"]
+    texts = ['=HYPERLINK("http://x", "y")', "+1", "-2", "@sum", "\tx", "2 = 2", "'quoted'"]
+    export(pa.table({"example_id": ids, "text": texts, "amount": [-1.5] * 7}), str(path))
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert not any(row[name][:1] in "=+-@\t\r\n" for row in rows for name in ("example_id", "text") if row[name])
+    assert [row["text"] for row in rows[5:]] == texts[5:]
+    assert [row["amount"] for row in rows] == ["-1.5"] * 7
+    assert [key for _, key, _ in read_labels(str(path))] == ids
