@@ -1,8 +1,8 @@
 """The estimate of a run: trials of growing size within a budget of seconds, and what follows from them.
 
-The first trial takes about 1 % of the rows, the next as many as the remaining time lets expect, up to a third of the
-corpus and a quarter of the run's own time. All run below `.estimate` in the run directory, on the storage and the
-cluster that the run will use, and are deleted.
+The first trial takes about 1 % of the rows and may come to its end, the next as many as the remaining time lets
+expect, up to a third of the corpus and a quarter of the run's own time. All run below `.estimate` in the run
+directory, on the storage and the cluster that the run will use, and are deleted.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ FIRST_SHARE, LEAST_ROWS, FIRST_ROWS = 0.01, 256, 4096
 LARGEST_SHARE, GROWTH, LEAST_GROWTH = 1 / 3, 4, 2
 SHARE_OF_RUN = 0.25
 TIMES = (1, 2, 8, 64)
+# Without one trial that came to its end there is no estimate, so the first may take so many times what was allowed.
+PATIENCE = 5
 FOLDER = ".estimate"
 
 
@@ -84,7 +86,8 @@ def _trials(job: Job, store: Store, *, seconds: float) -> list[Trial]:
     while rows:
         own = trial_spec(config, rows=rows, total=total, output=f"{store.root}/{FOLDER}/{rows}")
         try:
-            trial = run_trial(own, rows=rows, until=job.until, seconds=max(0.0, ends - time.monotonic()))
+            left = max(0.0, ends - time.monotonic()) + (0.0 if trials else (PATIENCE - 1) * seconds)
+            trial = run_trial(own, rows=rows, until=job.until, seconds=left)
         except InputError as error:
             # Too few rows for a batch or for the folds is no fault of the spec.
             if trials or rows >= total:
@@ -96,8 +99,8 @@ def _trials(job: Job, store: Store, *, seconds: float) -> list[Trial]:
         if not trials and not trial.whole:
             last = list(trial.stages)[-1] if trial.stages else "none"
             raise InputError(
-                f"a trial of {rows} rows did not end within --seconds {seconds:g} (last finished stage: {last}): give "
-                "more seconds, or estimate fewer stages by --until"
+                f"a trial of {rows} rows did not end within {PATIENCE} times --seconds {seconds:g} (last finished "
+                f"stage: {last}): give more seconds, or estimate fewer stages by --until"
             )
         if trial.stages:
             trials.append(trial)

@@ -24,6 +24,8 @@ class GradientBatch:
 
 @dataclass(frozen=True)
 class Ask:
+    """What is asked of the gradients: norms, products with K vectors (a tensor [K, ...] by name), sketches."""
+
     norms: bool
     vectors: dict[str, Tensor] | None
     sketch: Sketch | None

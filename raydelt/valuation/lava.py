@@ -71,6 +71,7 @@ def transport(
 
 
 def uniform(n: int) -> Tensor:
+    """Masses [n] that are alike and add up to one."""
     return torch.full((n,), 1.0 / n, dtype=torch.float64)
 
 

@@ -58,7 +58,7 @@ def test_a_run_measures_itself_and_stands_beside_its_estimate(tmp_path: Path) ->
 
 def test_a_trial_that_does_not_end_in_time_says_so(tmp_path: Path) -> None:
     config = spec(write_digits(tmp_path / "in"), tmp_path / "out", cluster={"num_cpus": 2})
-    with pytest.raises(InputError, match=r"a trial of 256 rows did not end within --seconds 0\.3"):
+    with pytest.raises(InputError, match=r"a trial of 256 rows did not end within 5 times --seconds 0\.3"):
         estimate(config, until="scores", seconds=0.3)
     assert not Store(config.output).exists(FOLDER)
 

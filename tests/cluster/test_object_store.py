@@ -201,6 +201,7 @@ def test_listings_do_not_grow_with_the_parts(server: Server, tmp_path: Path, tmp
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.usefixtures("ray_session")
 def test_a_whole_run_in_s3_is_killed_resumed_verified_and_reported(
     server: Server, tmp_path: Path, tmpdir: Path
