@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from raydelt import cluster
 from raydelt.report.page import render
-from tests.unit.report.conftest import HandMade
+from tests.unit.report.conftest import HandMade, without_ray
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = (
@@ -58,15 +57,9 @@ def made() -> HandMade:
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """A page on disk, in a folder with a space in its name, and its summary."""
-
-    def dealt(inputs: Any, split: Any, merge: Any, partitions: int, **_: Any) -> list[Any]:
-        rows = [split(item, partitions) for item in inputs]
-        return [merge(place, [row[place] for row in rows]) for place in range(partitions)]
-
     folder = tmp_path_factory.mktemp("report") / "a run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cluster, "parallel", lambda function, calls, **_: [function(*call) for call in calls])
-        patch.setattr(cluster, "shuffle", dealt)
+        without_ray(patch)
         summary = made().make(folder).summary()
     path = folder / "index.html"
     path.write_text(render(summary), encoding="utf-8")

@@ -86,7 +86,7 @@ class Group:
     def get_checkpoint(self) -> Any:
         return ray.train.Checkpoint.from_directory(self.kept[-1]) if self.kept else None
 
-    def report(self, metrics: dict[str, Any], checkpoint: Any) -> None:
+    def report(self, metrics: dict[str, Any], checkpoint: Any, checkpoint_upload_fn: None) -> None:
         self.reports.append(metrics)
         if len(self.reports) == self.fatal:
             raise Killed

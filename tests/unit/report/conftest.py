@@ -245,9 +245,8 @@ class Finished:
         return Manifest("model", "a" * 32, [], {}, facts | {"rows_processed": 3200 * len(results)})
 
 
-@pytest.fixture
-def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Finished]:
-    """Writes a hand-made run, and lets its tasks run one after another in this process, without Ray."""
+def without_ray(patch: pytest.MonkeyPatch) -> None:
+    """Let tasks run one after another in this process."""
 
     def serial(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], **_: Any) -> list[Any]:
         return [function(*call) for call in calls]
@@ -256,6 +255,12 @@ def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., F
         rows = [split(item, partitions) for item in inputs]
         return [merge(place, [row[place] for row in rows]) for place in range(partitions)]
 
-    monkeypatch.setattr(cluster, "parallel", serial)
-    monkeypatch.setattr(cluster, "shuffle", dealt)
+    patch.setattr(cluster, "parallel", serial)
+    patch.setattr(cluster, "shuffle", dealt)
+
+
+@pytest.fixture
+def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Finished]:
+    """Writes a hand-made run, whose tasks run in this process."""
+    without_ray(monkeypatch)
     return lambda **changes: HandMade(**changes).make(tmp_path / str(len(list(tmp_path.iterdir()))))

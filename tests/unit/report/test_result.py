@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 
-from raydelt import cluster
 from raydelt.report import console, wording
 from raydelt.report.cost import cost, stage_seconds
 from raydelt.report.stage import write_report
 from raydelt.storage import Stage, Store
-from tests.unit.report.conftest import HandMade
+from tests.unit.report.conftest import HandMade, without_ray
 
 SECONDS = {"proxies": 6.0, "scores": 3.0, "ranking": 0.5, "selection": 0.5, "model": 30.0}
 
@@ -138,5 +137,5 @@ def test_the_summary_is_the_same_through_ray(ray_session: Iterator[None], tmp_pa
     run = HandMade().make(tmp_path)
     through_ray = run.summary()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cluster, "parallel", lambda function, calls, **_: [function(*call) for call in calls])
+        without_ray(patch)
         assert run.summary() == through_ray
