@@ -44,6 +44,7 @@ ROWS = "rows"
 SECONDS = "seconds"
 CONNECT_SECONDS = 10
 STARTS = 3
+SLOW_STARTS = ("timed out during startup", "Timed out while waiting for GCS")
 RELEASE_SECONDS = 20
 # Where Ray tells the driver of a submitted job how it was submitted.
 JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -103,7 +104,7 @@ def _start(options: dict[str, Any], environment: dict[str, Any], attempts: int) 
             return
         except Exception as error:
             # Ray raises no narrower class for this.
-            if "timed out during startup" not in str(error):
+            if not any(sign in str(error) for sign in SLOW_STARTS):
                 raise
             ray.shutdown()
             if attempt + 1 == attempts:

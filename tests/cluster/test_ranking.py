@@ -203,7 +203,7 @@ def test_budgets_that_keep_nothing_say_what_to_change(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=r"select\.value 9: no example has a score that high: lower the threshold"):
         selected(one, ranking, method="threshold", value=9.0)
     all_out = ranked(one, exclude=[{"component": "near_duplicate", "above": -1.0}])
-    with pytest.raises(SpecError, match=r"rank\.combine\.exclude leaves none of the 2000 examples: exclude fewer"):
+    with pytest.raises(SpecError, match=r"rank\.combine\.exclude and monitor\.retire leave none of the 2000 examples"):
         selected(one, all_out, method="ratio", value=0.5)
     nothing = dataclasses.replace(all_out, parts=[])
     with pytest.raises(InputError, match="no example has a score"):

@@ -27,7 +27,9 @@ def failing(monkeypatch: pytest.MonkeyPatch, errors: list[Exception]) -> list[An
 
 
 def test_a_slow_start_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = failing(monkeypatch, [Exception(SLOW), Exception(SLOW)])
+    asked = failing(
+        monkeypatch, [Exception(SLOW), RuntimeError(b"Timed out while waiting for GCS to become available.")]
+    )
     cluster._start({"num_cpus": 1}, {}, 3)
     assert [options["num_cpus"] for options in asked] == [1, 1, 1]
 
