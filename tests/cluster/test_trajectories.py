@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import subprocess
@@ -172,6 +173,7 @@ def test_several_trajectories_give_a_standard_error_and_a_killed_worker_changes_
     assert min(scores_of(tmp_path / "quiet", "lqs_se").values()) > 0
 
 
+@pytest.mark.slow
 def test_trajectories_of_equal_weight_are_divided_by_their_scales(source: Path, tmp_path: Path) -> None:
     found = {}
     for weigh in ("as_is", "equal"):
@@ -214,7 +216,8 @@ def test_a_driver_that_is_killed_after_the_trajectory_does_not_walk_it_again(
     children = psutil.Process(driver.pid).children(recursive=True) if driver.poll() is None else []
     driver.kill()
     for child in children:
-        child.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
     driver.wait()
     written = manifest.stat().st_mtime_ns
     again = pipeline.execute(run, until="scores")
@@ -267,6 +270,7 @@ def test_a_language_model_with_a_target_of_its_own_prefers_documents_like_it(
     assert np.mean([found[t] for t in texts[1:60]]) > np.mean([found[t] for t in junk])
 
 
+@pytest.mark.slow
 def test_trajectories_start_where_they_are_told_and_read_the_same_tokens(tmp_path: Path) -> None:
     documents = write_documents(tmp_path / "in" / "documents.jsonl", sentences(60))
     paths = [tiny_lm(tmp_path / f"lm-{seed}", seed=seed) for seed in (0, 1)]
@@ -317,6 +321,7 @@ def test_an_empty_target_is_refused(source: Path, tmp_path: Path) -> None:
         pipeline.execute(run, until="scores")
 
 
+@pytest.mark.slow
 def test_a_corpus_too_large_to_annotate_is_scored_by_what_a_sample_taught(
     source: Path, reference: Path, tmp_path: Path
 ) -> None:

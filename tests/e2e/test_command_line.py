@@ -95,6 +95,7 @@ def test_showing_what_is_no_run_is_refused(tmp_path: Path) -> None:
     assert_one_sentence(raydelt("show", str(tmp_path)), 2, "holds no raydelt run")
 
 
+@pytest.mark.timeout(900)
 def test_a_run_ends_with_its_result_and_a_second_does_nothing(tmp_path: Path) -> None:
     path = write_spec(tmp_path)
     first = raydelt("run", str(path))
@@ -124,6 +125,7 @@ def test_a_run_ends_with_its_result_and_a_second_does_nothing(tmp_path: Path) ->
     assert_one_sentence(raydelt("run", str(path), "-o", "seed=6"), 2, "belongs to another spec", "seed is 5 there")
 
 
+@pytest.mark.timeout(900)
 def test_a_run_killed_in_the_middle_goes_on_from_its_finished_stages(tmp_path: Path) -> None:
     path = write_spec(tmp_path)
     whole = raydelt("order", str(path), "-o", f"output={tmp_path}/whole")
