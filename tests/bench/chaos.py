@@ -241,6 +241,7 @@ def main() -> None:
             place = Place(f"s3://{BUCKET}/{own}", store) if index % 2 else Place(str(folder / own), folder / own)
             # The corpus stands already: what is disturbed is the scoring.
             shutil.copytree(quiet.folder / "corpus", place.folder / "corpus")
+            shutil.copy(quiet.folder / "spec.json", place.folder / "spec.json")
             with proxy(server.endpoint, **FAULTS) as between, using(server.at(between.endpoint)):
                 chaos.disturbed(place, parts)
                 faults = sum(between.faults.values())
