@@ -38,6 +38,11 @@ def load(path: str | Path, overrides: list[str] | None = None) -> RunConfig:
     return validate(raw, origin=str(path))
 
 
+def is_spec(place: str) -> bool:
+    """Whether a place is meant as the file of a spec, and not as a run."""
+    return place.endswith((".yaml", ".yml")) or Path(place).is_file()
+
+
 def load_or_resume(place: str, overrides: list[str] | None = None) -> RunConfig:
     """The spec of a YAML file, or of the run that holds a directory.
 
@@ -45,7 +50,7 @@ def load_or_resume(place: str, overrides: list[str] | None = None) -> RunConfig:
         SpecError: as `load`.
         InputError: the directory holds no run.
     """
-    if place.endswith((".yaml", ".yml")) or Path(place).is_file():
+    if is_spec(place):
         return load(place, overrides)
     from raydelt.rundir import config_of
     from raydelt.storage import Store, absolute

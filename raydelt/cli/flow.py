@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 
 import typer
 
@@ -63,7 +62,9 @@ def train(spec: Spec, override: Override = None, as_json: Json = False) -> None:
 @app.command(rich_help_panel=FLOW)
 def report(run: RunOrSpec, override: Override = None, as_json: Json = False) -> None:
     """Write the report of a finished run again, or run the flow of a spec up to it."""
-    if run.endswith((".yaml", ".yml")) or os.path.isfile(run):
+    from raydelt.specfile import is_spec
+
+    if is_spec(run):
         _execute(run, override, "report", as_json)
         return
     from raydelt.errors import SpecError

@@ -9,22 +9,20 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow.compute as pc
 import yaml
 
 from raydelt import storage
 from raydelt.config import Corpus, RunConfig
-from raydelt.corpus.canonical import canonical, probe
+from raydelt.corpus.canonical import probe
 from raydelt.corpus.sources import COMPRESSED
 from raydelt.errors import InputError
 from raydelt.setup.columns import describe
 from raydelt.setup.content import Content, content_of
-from raydelt.setup.look import Sample, sampled
+from raydelt.setup.look import Sample, converted, sampled
 from raydelt.setup.offers import Task
 from raydelt.setup.places import Places, arranged
 from raydelt.setup.reading import how_to_read, kind_of_model
@@ -90,7 +88,7 @@ def write(text: str, file: str, *, force: bool) -> None:
         with open(file, "w" if force else "x", encoding="utf-8") as opened:
             opened.write(text)
     except FileExistsError as error:
-        raise InputError(f"{file!r} is there already: give another place by --to, or --force to replace it") from error
+        raise _there(file) from error
     except OSError as error:
         raise InputError(f"{file!r} cannot be written ({error}): give another place by --to") from error
 
@@ -213,19 +211,9 @@ def _tried(draft: Draft, sample: Sample, file: str) -> Begun:
     """The spec, with the share of bad rows as its own fields give it on the sample."""
     config = validate(yaml.safe_load(text_of(draft, file=file)), origin="the spec that init wrote")
     layout = probe(sample.units, config.corpus)
-    reasons: Counter[str] = Counter()
-    good = 0
-    names: Counter[str] = Counter()
-    for unit in sample.units:
-        for table in canonical(unit, config.corpus, layout):
-            bad = table.filter(table["reason"].is_valid())
-            reasons.update(bad["reason"].to_pylist())
-            good += table.num_rows - bad.num_rows
-            names.update(name for name in pc.drop_null(table["label_name"]).to_pylist())
-            if good >= sample.rows:
-                break
+    counts, reasons = converted(sample, config.corpus, layout)
     failed = sum(reasons.values())
-    share = failed / max(1, good + failed)
+    share = failed / max(1, sum(counts.values()) + failed)
     budget = None
     if share > BUDGET / 2:
         commonest = reasons.most_common(1)[0][0]
@@ -238,7 +226,7 @@ def _tried(draft: Draft, sample: Sample, file: str) -> Begun:
     final = replace(draft, bad=share, budget=budget)
     text = text_of(final, file=file)
     config = validate(yaml.safe_load(text), origin="the spec that init wrote")
-    return Begun(text, config, final, _facts(final, sample, len(names)))
+    return Begun(text, config, final, _facts(final, sample, len(counts.keys() - {""})))
 
 
 def _facts(draft: Draft, sample: Sample, classes: int) -> dict[str, Any]:
@@ -264,4 +252,8 @@ def _facts(draft: Draft, sample: Sample, classes: int) -> dict[str, Any]:
 def refuse_existing(file: str) -> None:
     """Refuse before anything is read to write over a spec."""
     if Path(file).exists():
-        raise InputError(f"{file!r} is there already: give another place by --to, or --force to replace it")
+        raise _there(file)
+
+
+def _there(file: str) -> InputError:
+    return InputError(f"{file!r} is there already: give another place by --to, or --force to replace it")

@@ -10,7 +10,7 @@ from raydelt import storage
 from raydelt.config import RunConfig
 from raydelt.errors import InputError
 from raydelt.models import folder
-from raydelt.setup.findings import Finding
+from raydelt.setup.findings import Finding, parted
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 
@@ -34,8 +34,7 @@ def _model(field: str, path: str, *, tokenizer: bool) -> Finding:
     try:
         names, place = _files(path, name)
     except InputError as error:
-        told, _, cure = str(error).rpartition(": ")
-        return Finding("model", "fail", told, cure)
+        return Finding("model", "fail", *parted(error))
     if names is None:
         return _of_hub(name, path)
     settings = "config.json" if "config.json" in names else "adapter_config.json"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from raydelt.config import Cluster, RunConfig
 from raydelt.errors import RaydeltError
 from raydelt.setup import checkpoints, look, machine, ray_start, stores
-from raydelt.setup.findings import Check, Finding, answered
+from raydelt.setup.findings import Check, Finding, answered, parted
 from raydelt.storage import scheme
 
 STORE_SECONDS, READ_SECONDS = 30.0, 60.0
@@ -86,8 +86,8 @@ def _spec(config: RunConfig) -> Finding:
     try:
         check(config, STAGES)
     except RaydeltError as error:
-        told, _, cure = str(error).rpartition(": ")
+        told, cure = parted(error)
         if "stop before training" in str(error):
             return Finding("spec", "warn", told, "`raydelt order` goes as far as a spec without labels can")
-        return Finding("spec", "fail", told or cure, cure)
+        return Finding("spec", "fail", told, cure)
     return Finding("spec", "ok", f"{config.name}: {len(config.score)} scorers, {config.model.kind}")

@@ -28,6 +28,12 @@ class Finding:
     cure: str = ""
 
 
+def parted(error: RaydeltError | str) -> tuple[str, str]:
+    """What an error's sentence says is wrong, and what helps: what follows its last colon, "" without one."""
+    found, _, cure = str(error).rpartition(": ")
+    return (found, cure) if found else (cure, "")
+
+
 @dataclass(frozen=True)
 class Check:
     """A question with a deadline in seconds; it answers with one finding or several."""
@@ -61,8 +67,7 @@ def _started(check: Check) -> tuple[threading.Thread, list[Finding]]:
         try:
             found = check.ask()
         except RaydeltError as error:
-            told, _, cure = str(error).rpartition(": ")
-            found = Finding(check.name, "fail", told or cure, cure if told else "")
+            found = Finding(check.name, "fail", *parted(error))
         except Exception as error:
             text = " ".join(str(error).split())[:200]
             found = Finding(check.name, "fail", f"{type(error).__name__}: {text}", "mend what it names")

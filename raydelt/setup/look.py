@@ -22,11 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from raydelt import storage
 from raydelt.config import Corpus
 from raydelt.corpus import formats
-from raydelt.corpus.features import value_at
+from raydelt.corpus.canonical import canonical
+from raydelt.corpus.features import Layout, value_at
 from raydelt.corpus.formats import BadRow
 from raydelt.corpus.limit import evenly, limited
 from raydelt.corpus.sources import COMPRESSED, Item, SourceFile, items
@@ -80,6 +82,19 @@ def sampled(files: Sequence[SourceFile], corpus: Corpus) -> Iterator[Sample]:
         exact = exact and (len(files) <= FILES or _by_file(files, corpus))
         names = Counter(posixpath.basename(posixpath.dirname(file.path)) for file in files)
         yield Sample(files, units, columns, paths, rows, bad, total, whole, exact, names)
+
+
+def converted(sample: Sample, corpus: Corpus, layout: Layout) -> tuple[Counter[str], Counter[str]]:
+    """Rows of a sample by class ("" without one) as the flow would have them, and why others cannot be used."""
+    counts: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    for unit in sample.units:
+        for table in canonical(unit, corpus, layout):
+            reasons.update(pc.drop_null(table["reason"]).to_pylist())
+            counts.update(name or "" for name in table.filter(table["reason"].is_null())["label_name"].to_pylist())
+            if sum(counts.values()) >= sample.rows:
+                break
+    return counts, reasons
 
 
 def forget() -> None:

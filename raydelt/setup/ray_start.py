@@ -19,7 +19,7 @@ from typing import Any
 
 from raydelt.config import Cluster, RunConfig
 from raydelt.errors import RaydeltError
-from raydelt.setup.findings import Finding
+from raydelt.setup.findings import Finding, parted
 
 SECONDS, GRACE_SECONDS = 120.0, 10.0
 MARK = "raydelt-ray:"
@@ -37,13 +37,13 @@ def ray(cluster: Cluster, config: RunConfig | None, *, seconds: float = SECONDS)
         cure = "see whether its processes may start here (`ray start --head`), and RAYDELT_DEBUG=1 raydelt run"
         return Finding("ray", "fail", f"no Ray within {seconds:g} s", cure)
     if "error" in answer:
-        told, _, cure = str(answer["error"]).rpartition(": ")
-        return Finding("ray", "fail", told or cure, cure if told else "mend what it names")
+        told, cure = parted(answer["error"])
+        return Finding("ray", "fail", told, cure or "mend what it names")
     machines = "1 machine" if answer["machines"] == 1 else f"{answer['machines']} machines"
     about = f"{machines}, {answer['cpus']} CPUs, {answer['gpus']:g} GPUs"
     how = f"joined at {answer['address']}" if answer["address"] else "starts inside the process"
     if answer["refused"]:
-        told, _, cure = str(answer["refused"]).rpartition(": ")
+        told, cure = parted(answer["refused"])
         return Finding("ray", "fail", f"{how}, {about}; {told}", cure)
     return Finding("ray", "ok", f"{how}: {about}, object store {answer['object_store_bytes'] / (1 << 30):.1f} GiB")
 

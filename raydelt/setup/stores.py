@@ -15,16 +15,14 @@ from collections import Counter
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
-import pyarrow.compute as pc
-
 from raydelt import rundir, storage
 from raydelt.config import RunConfig
-from raydelt.corpus.canonical import canonical, probe
+from raydelt.corpus.canonical import probe
 from raydelt.corpus.features import Layout
 from raydelt.corpus.sources import SourceFile, find
 from raydelt.setup import machine
 from raydelt.setup.findings import Finding, State
-from raydelt.setup.look import Sample, sampled
+from raydelt.setup.look import Sample, converted, sampled
 from raydelt.storage import Store, absolute, exclusive
 
 SKEWED, REFUSED = 60.0, 900.0
@@ -54,7 +52,7 @@ def _source(config: RunConfig, split: str, sample: Sample) -> list[Finding]:
         reason = sample.bad[0].reason if sample.bad else "it holds no row"
         return [Finding(name, "fail", f"{first.path} cannot be read: {reason}", "mend the file or corpus.format")]
     layout = probe(sample.units, config.corpus)
-    counts, reasons = _classes(config, layout, sample)
+    counts, reasons = converted(sample, config.corpus, layout)
     bad = sum(reasons.values())
     share = bad / max(1, bad + sum(counts.values()))
     count = "1 file" if len(sample.files) == 1 else f"{len(sample.files):,} files"
@@ -69,19 +67,6 @@ def _source(config: RunConfig, split: str, sample: Sample) -> list[Finding]:
         found += [_balance(counts, sample)] if config.corpus.labelled else []
         found += [_needed(config, layout, sample)] if config.model.kind != "causal_lm" else []
     return found
-
-
-def _classes(config: RunConfig, layout: Layout, sample: Sample) -> tuple[Counter[str], Counter[str]]:
-    """Rows of the sample by class ("" without one), and why others cannot be used."""
-    counts: Counter[str] = Counter()
-    reasons: Counter[str] = Counter()
-    for unit in sample.units:
-        for table in canonical(unit, config.corpus, layout):
-            reasons.update(pc.drop_null(table["reason"]).to_pylist())
-            counts.update(name or "" for name in table.filter(table["reason"].is_null())["label_name"].to_pylist())
-            if sum(counts.values()) >= sample.rows:
-                break
-    return counts, reasons
 
 
 def _balance(counts: Counter[str], sample: Sample) -> Finding:
