@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 from pydantic import Field, model_validator
@@ -44,3 +45,9 @@ class Cluster(Section):
     object_store_bytes: Positive | None = None
     most: Most | None = None
     actors: Actors = Actors()
+
+    @property
+    def joined(self) -> str | None:
+        """The address of the Ray that is joined; None where one starts inside the process."""
+        address = os.environ.get("RAY_ADDRESS", "local") if self.address == "auto" else self.address
+        return None if address == "local" else address

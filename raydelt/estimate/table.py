@@ -5,22 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from raydelt.report.wording import duration
-
-GIB = 2**30
-
-
-def size(number: float) -> str:
-    """Bytes as people say them: `512 KiB`, `1.25 GiB`."""
-    for unit, scale in (("GiB", GIB), ("MiB", 2**20), ("KiB", 2**10)):
-        if number >= scale:
-            return f"{number / scale:.3g} {unit}" if number < 1000 * scale else f"{number / scale:,.0f} {unit}"
-    return f"{number:.0f} bytes"
-
-
-def quantity(number: float, unit: str) -> str:
-    """Seconds or bytes as people say them."""
-    return duration(number) if unit == "seconds" else size(number)
+from raydelt.report.wording import duration, size
 
 
 def text(found: Mapping[str, Any]) -> str:

@@ -12,8 +12,7 @@ from rich.text import Text
 
 from raydelt.errors import InputError
 from raydelt.estimate.beside import TOTAL
-from raydelt.estimate.table import quantity
-from raydelt.report.wording import METRICS, MINUS, duration, mean, percent, planned
+from raydelt.report.wording import METRICS, MINUS, duration, mean, percent, planned, quantity
 from raydelt.rundir import RECORD
 from raydelt.storage import Store, read_manifest
 from raydelt.storage.near import near

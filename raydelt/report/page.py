@@ -21,7 +21,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from raydelt.estimate.beside import TOTAL
-from raydelt.estimate.table import quantity
 from raydelt.report import wording
 from raydelt.report.charts import COMPONENTS, charts_of
 from raydelt.report.charts.chart import Chart
@@ -159,7 +158,7 @@ def _rate(number: float | None) -> str:
 
 
 def _size(number: int | None) -> str:
-    return "–" if number is None else quantity(number, "bytes")
+    return "–" if number is None else wording.size(number)
 
 
 def _seeds(number: int) -> str:
@@ -186,7 +185,7 @@ FILTERS: dict[str, Any] = {
     "mean": wording.mean,
     "percent": wording.percent,
     "duration": wording.duration,
-    "quantity": quantity,
+    "quantity": wording.quantity,
     "count": _count,
     "figures": _figures,
     "digits": _digits,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 MINUS = "\N{MINUS SIGN}"
+GIB = 2**30
 SAMPLES = {"random": "a random subset of the same size", "full": "the full corpus"}
 
 
@@ -65,6 +66,19 @@ def duration(seconds: float | None) -> str:
     if seconds < 7200:
         return f"{int(seconds) // 60} min {int(seconds) % 60} s"
     return f"{minutes // 60:,} h {minutes % 60} min"
+
+
+def size(number: float) -> str:
+    """Bytes as people say them: `512 KiB`, `1.25 GiB`."""
+    for unit, scale in (("GiB", GIB), ("MiB", 2**20), ("KiB", 2**10)):
+        if number >= scale:
+            return f"{number / scale:.3g} {unit}" if number < 1000 * scale else f"{number / scale:,.0f} {unit}"
+    return f"{number:.0f} bytes"
+
+
+def quantity(number: float, unit: str) -> str:
+    """Seconds or bytes as people say them."""
+    return duration(number) if unit == "seconds" else size(number)
 
 
 def claim(summary: Mapping[str, Any]) -> str:

@@ -45,7 +45,7 @@ def _of_machine(config: RunConfig | None) -> list[Check]:
         Check("cores", lambda: machine.cores(config)),
         Check("memory", machine.memory),
         Check("shared memory", machine.shared_memory),
-        Check("disk of Ray", lambda: machine.disk(machine.ray_folder(), "disk of Ray")),
+        Check("disk of Ray", machine.ray_disk),
         Check("open files", machine.open_files),
         Check("proxies", machine.proxies),
         Check("gpus", lambda: machine.gpus(config), late="see whether `nvidia-smi` answers: the driver may hang"),

@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
 
 from raydelt.config import RunConfig
+from raydelt.report.wording import size
 from raydelt.setup.findings import Finding, State
 
 GIB = 1 << 30
@@ -88,7 +89,7 @@ def extras(config: RunConfig) -> Finding:
 def cores(config: RunConfig | None) -> Finding:
     """How many cores this process may use, and whether the spec asks for more."""
     there = usable_cores()
-    wanted = config.cluster.num_cpus if config is not None and _embedded(config) else None
+    wanted = config.cluster.num_cpus if config is not None and config.cluster.joined is None else None
     if wanted is not None and wanted > there:
         found = f"{there:g} cores, and cluster.num_cpus asks for {wanted}"
         return Finding("cores", "warn", found, "set cluster.num_cpus to what is there: more only share the cores")
@@ -113,8 +114,8 @@ def memory() -> Finding:
     """Free memory."""
     free = free_memory()
     if free < LEAST_MEMORY:
-        return Finding("memory", "warn", f"{told(free)} free", "Ray and two workers take about 2 GiB: close something")
-    return Finding("memory", "ok", f"{told(free)} free")
+        return Finding("memory", "warn", f"{size(free)} free", "Ray and two workers take about 2 GiB: close something")
+    return Finding("memory", "ok", f"{size(free)} free")
 
 
 def free_memory() -> int:
@@ -139,33 +140,40 @@ def shared_memory() -> Finding:
     free = shutil.disk_usage(SHM).free
     if free < LEAST_SHM:
         cure = "docker run --shm-size=4g, or an emptyDir of medium Memory: Ray falls back to the disk, slowly"
-        return Finding("shared memory", "warn", f"{told(free)} free in {SHM}", cure)
-    return Finding("shared memory", "ok", f"{told(free)} free in {SHM}")
+        return Finding("shared memory", "warn", f"{size(free)} free in {SHM}", cure)
+    return Finding("shared memory", "ok", f"{size(free)} free in {SHM}")
 
 
 def disk(place: str, name: str) -> Finding:
     """Free room on the disk that a folder, which need not exist yet, lies on."""
-    folder = Path(place)
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    usage = shutil.disk_usage(folder)
-    full = usage.used / max(usage.total, 1)
-    found = f"{told(usage.free)} free at {place}"
-    if usage.free < LEAST_DISK:
+    free = shutil.disk_usage(_standing(place)).free
+    found = f"{size(free)} free at {place}"
+    if free < LEAST_DISK:
         return Finding(name, "fail", found, "make room, or choose another place")
-    if name == "disk of Ray" and full > FULLEST:
-        found = f"{found}, which is {full:.0%} full"
-        return Finding(name, "fail", found, "Ray stops at 95 %: make room, or set RAY_TMPDIR to a folder elsewhere")
-    if usage.free < SOME_DISK:
+    if free < SOME_DISK:
         return Finding(
             name, "warn", found, "a large corpus needs several times its own size: `raydelt estimate` tells"
         )
     return Finding(name, "ok", found)
 
 
-def ray_folder() -> str:
-    """Where Ray keeps its sessions and what it spills."""
-    return os.path.join(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir(), "ray")
+def ray_disk() -> Finding:
+    """The disk where Ray keeps its sessions and what it spills, and which it wants not quite full."""
+    place = os.path.join(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir(), "ray")
+    usage, name = shutil.disk_usage(_standing(place)), "disk of Ray"
+    full = usage.used / max(usage.total, 1)
+    if usage.free >= LEAST_DISK and full > FULLEST:
+        found = f"{size(usage.free)} free at {place}, which is {full:.0%} full"
+        return Finding(name, "fail", found, "Ray stops at 95 %: make room, or set RAY_TMPDIR to a folder elsewhere")
+    return disk(place, name)
+
+
+def _standing(place: str) -> Path:
+    """The folder, or the nearest one above it that exists."""
+    folder = Path(place)
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder
 
 
 def open_files() -> Finding:
@@ -207,7 +215,7 @@ def gpus(config: RunConfig | None) -> Finding:
     if driver and not count:
         cure = f"torch {torch.__version__} sees none: install the build for CUDA, or unset CUDA_VISIBLE_DEVICES"
         return Finding("gpus", "fail" if wanted else "warn", found, cure)
-    own = config is not None and _embedded(config) and config.cluster.most is None
+    own = config is not None and config.cluster.joined is None and config.cluster.most is None
     there = float(count if config is None or config.cluster.num_gpus is None else config.cluster.num_gpus)
     if own and wanted > there:
         asked = f"{found}, and cluster.actors asks for {wanted:g} (num_gpus x min)"
@@ -231,12 +239,6 @@ def _driver() -> str:
     return first if re.fullmatch(r"[0-9.]+", first) else ""
 
 
-def _embedded(config: RunConfig) -> bool:
-    """Whether this spec starts a Ray inside the process."""
-    address = config.cluster.address
-    return address == "local" or (address == "auto" and "RAY_ADDRESS" not in os.environ)
-
-
 def _installed(package: str) -> bool:
     try:
         version(package)
@@ -250,8 +252,3 @@ def _read(path: Path) -> str:
         return path.read_text().strip()
     except OSError:
         return ""
-
-
-def told(size: float) -> str:
-    """Bytes for people."""
-    return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / (1 << 20):.0f} MiB"

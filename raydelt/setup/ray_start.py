@@ -19,6 +19,7 @@ from typing import Any
 
 from raydelt.config import Cluster, RunConfig
 from raydelt.errors import RaydeltError
+from raydelt.report.wording import size
 from raydelt.setup.findings import Finding, parted
 
 SECONDS, GRACE_SECONDS = 120.0, 10.0
@@ -45,7 +46,7 @@ def ray(cluster: Cluster, config: RunConfig | None, *, seconds: float = SECONDS)
     if answer["refused"]:
         told, cure = parted(answer["refused"])
         return Finding("ray", "fail", f"{how}, {about}; {told}", cure)
-    return Finding("ray", "ok", f"{how}: {about}, object store {answer['object_store_bytes'] / (1 << 30):.1f} GiB")
+    return Finding("ray", "ok", f"{how}: {about}, object store {size(answer['object_store_bytes'])}")
 
 
 def _asked(question: dict[str, Any], folder: str, seconds: float) -> dict[str, Any] | None:
@@ -101,7 +102,6 @@ def _answer(cluster: Cluster, config: RunConfig | None) -> dict[str, Any]:
     from raydelt import cluster as rays
     from raydelt.precheck import require
 
-    address = os.environ.get("RAY_ADDRESS", "local") if cluster.address == "auto" else cluster.address
     with rays.connected(cluster):
         refused = ""
         if config is not None:
@@ -109,7 +109,7 @@ def _answer(cluster: Cluster, config: RunConfig | None) -> dict[str, Any]:
                 require(config)
             except RaydeltError as error:
                 refused = str(error)
-        return {**rays.capacity(), "address": None if address == "local" else address, "refused": refused}
+        return {**rays.capacity(), "address": cluster.joined, "refused": refused}
 
 
 if __name__ == "__main__":

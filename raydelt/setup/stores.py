@@ -20,6 +20,7 @@ from raydelt.config import RunConfig
 from raydelt.corpus.canonical import probe
 from raydelt.corpus.features import Layout
 from raydelt.corpus.sources import SourceFile, find
+from raydelt.report.wording import size
 from raydelt.setup import machine
 from raydelt.setup.findings import Finding, State
 from raydelt.setup.look import Sample, converted, sampled
@@ -92,7 +93,7 @@ def _needed(config: RunConfig, layout: Layout, sample: Sample) -> Finding:
     """Free memory against what a run needs at least: the proxies' training set twice, and Ray with its workers."""
     rows = min(sample.total, config.corpus.limit or sample.total, config.rank.max_proxy_examples)
     needed, free = 2 * 4 * rows * layout.width + RAY_BYTES, machine.free_memory()
-    found = f"the run needs about {machine.told(needed)}, {machine.told(free)} are free"
+    found = f"the run needs about {size(needed)}, {size(free)} are free"
     if needed > free:
         cure = (
             "lower rank.max_proxy_examples or corpus.limit, or take a larger machine; `raydelt estimate` measures it"

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from raydelt.estimate.table import quantity
+from raydelt.report.wording import quantity
 
 ROWS = int(os.environ.get("BENCH_ROWS", "1000000"))
 JOBS = os.environ.get("BENCH_JOBS", "quickstart,language,rows").split(",")

@@ -38,6 +38,6 @@ def test_the_terminal_tells_totals_and_no_single_stages() -> None:
 
 @pytest.mark.parametrize(("number", "told"), [(512, "512 bytes"), (3 << 19, "1.5 MiB"), (2000 << 30, "2,000 GiB")])
 def test_bytes_read_well(number: float, told: str) -> None:
-    from raydelt.estimate.table import size
+    from raydelt.report.wording import size
 
     assert size(number) == told

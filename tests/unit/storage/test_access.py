@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from ray import cloudpickle
 
-from raydelt import cluster
+from raydelt.cluster import connect
 from raydelt.storage import access
 
 PROFILES = """
@@ -74,19 +74,19 @@ def test_ray_is_told_names_and_no_secret(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "KEY")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:2")
-    found = cluster._runtime_environment(embedded=False)
+    found = connect._runtime_environment(embedded=False)
     assert found["env_vars"]["AWS_ENDPOINT_URL"] == "http://127.0.0.1:2"
     assert "hush" not in json.dumps(found, default=repr)
     give = cloudpickle.loads(cloudpickle.dumps(found["worker_process_setup_hook"]))
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     give()
     assert os.environ["AWS_SECRET_ACCESS_KEY"] == "hush"
-    assert set(cluster._runtime_environment(embedded=True)) == {"env_vars"}
+    assert set(connect._runtime_environment(embedded=True)) == {"env_vars"}
 
 
 def test_what_a_job_was_submitted_with_is_not_told_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "KEY")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:2")
     job = {"runtime_env": {"env_vars": {"AWS_ENDPOINT_URL": "http://127.0.0.1:3", "PYTHONPATH": "/job"}}}
-    monkeypatch.setenv(cluster.JOB_CONFIG, json.dumps(job))
-    assert set(cluster._runtime_environment(embedded=False)["env_vars"]) == {"RAY_TRAIN_V2_ENABLED"}
+    monkeypatch.setenv(connect.JOB_CONFIG, json.dumps(job))
+    assert set(connect._runtime_environment(embedded=False)["env_vars"]) == {"RAY_TRAIN_V2_ENABLED"}
