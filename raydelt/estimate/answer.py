@@ -1,8 +1,8 @@
 """The estimate of a run: trials of growing size within a budget of seconds, and what follows from them.
 
 The first trial takes about 1 % of the rows and may come to its end, the next as many as the remaining time lets
-expect, up to a third of the corpus and a quarter of the run's own time. All run below `.estimate` in the run
-directory, on the storage and the cluster that the run will use, and are deleted.
+expect, up to a third of the corpus. All run below `.estimate` in the run directory, on the storage and the cluster
+that the run will use, and are deleted.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ log = logging.getLogger(__name__)
 
 FIRST_SHARE, LEAST_ROWS, FIRST_ROWS = 0.01, 256, 4096
 LARGEST_SHARE, GROWTH, LEAST_GROWTH = 1 / 3, 4, 2
-SHARE_OF_RUN = 0.25
 TIMES = (1, 2, 8, 64)
 # Without one trial that came to its end there is no estimate, so the first may take so many times what was allowed.
 PATIENCE = 5
@@ -104,7 +103,7 @@ def _trials(job: Job, store: Store, *, seconds: float) -> list[Trial]:
             )
         if trial.stages:
             trials.append(trial)
-        rows = next_rows(config, trials, total, ends - time.monotonic()) if trial.whole else 0
+        rows = next_rows(trials, total, ends - time.monotonic()) if trial.whole else 0
     return trials
 
 
@@ -113,7 +112,7 @@ def first_rows(total: int) -> int:
     return min(total, max(LEAST_ROWS, min(FIRST_ROWS, round(total * FIRST_SHARE))))
 
 
-def next_rows(config: RunConfig, trials: Sequence[Trial], total: int, left: float) -> int:
+def next_rows(trials: Sequence[Trial], total: int, left: float) -> int:
     """Rows of the next trial, 0 where it would cost too much or tell too little more."""
     last = trials[-1]
     most = max(round(total * LARGEST_SHARE), min(total, LEAST_GROWTH * first_rows(total)))
@@ -121,12 +120,9 @@ def next_rows(config: RunConfig, trials: Sequence[Trial], total: int, left: floa
         # What starting up costs is not known yet, so at worst everything grows with the rows.
         rows = min(most, last.rows * GROWTH)
         return rows if rows > last.rows and left > last.seconds else 0
-    whole, measured = whole_sizes(config, trials, total), Capacity.of(last.record["cluster"])
-    stages = forecast(config, trials, whole, measured, measured)
-    allowed = min(left, SHARE_OF_RUN * sum(own.seconds for own in stages.values()) - sum(t.seconds for t in trials))
     fixed, per_row = _cost(trials)
-    rows = min(most, int((allowed - fixed) / per_row)) if per_row > 0 else most
-    return rows if rows >= LEAST_GROWTH * last.rows and allowed > fixed else 0
+    rows = min(most, int((left - fixed) / per_row)) if per_row > 0 else most
+    return rows if rows >= LEAST_GROWTH * last.rows and left > fixed else 0
 
 
 def _cost(trials: Sequence[Trial]) -> tuple[float, float]:
