@@ -29,11 +29,12 @@ from raydelt.storage import Store, absolute
 
 log = logging.getLogger(__name__)
 
-FIRST_SHARE, LEAST_ROWS, FIRST_ROWS = 0.01, 256, 4096
+FIRST_SHARE, LEAST_ROWS, LEAST_DOCUMENTS, FIRST_ROWS = 0.01, 256, 64, 4096
 LARGEST_SHARE, GROWTH, LEAST_GROWTH = 1 / 3, 4, 2
 TIMES = (1, 2, 8, 64)
-# Without one trial that came to its end there is no estimate, so the first may take so many times what was allowed.
-PATIENCE = 5
+# Without one trial that came to its end there is no estimate, and without a second one what starting up costs passes
+# for work: so these may take so many times what was allowed, together.
+PATIENCE, NEEDED = 5, 2
 FOLDER = ".estimate"
 
 
@@ -79,14 +80,18 @@ def estimate(config: RunConfig, *, until: str, seconds: float, price_file: str |
 def _trials(job: Job, store: Store, *, seconds: float) -> list[Trial]:
     """Trials of growing size, at least one, whose stages are those of the run."""
     config, total = job.config, job.rows
-    ends = time.monotonic() + seconds
+    began = time.monotonic()
     trials: list[Trial] = []
-    rows = first_rows(total)
+
+    def left() -> float:
+        allowed = seconds * (PATIENCE if len(trials) < NEEDED else 1)
+        return max(0.0, began + allowed - time.monotonic())
+
+    rows = first_rows(config, total)
     while rows:
         own = trial_spec(config, rows=rows, total=total, output=f"{store.root}/{FOLDER}/{rows}")
         try:
-            left = max(0.0, ends - time.monotonic()) + (0.0 if trials else (PATIENCE - 1) * seconds)
-            trial = run_trial(own, rows=rows, until=job.until, seconds=left)
+            trial = run_trial(own, rows=rows, until=job.until, seconds=left())
         except InputError as error:
             # Too few rows for a batch or for the folds is no fault of the spec.
             if trials or rows >= total:
@@ -103,19 +108,20 @@ def _trials(job: Job, store: Store, *, seconds: float) -> list[Trial]:
             )
         if trial.stages:
             trials.append(trial)
-        rows = next_rows(trials, total, ends - time.monotonic()) if trial.whole else 0
+        rows = next_rows(trials, total, left()) if trial.whole else 0
     return trials
 
 
-def first_rows(total: int) -> int:
+def first_rows(config: RunConfig, total: int) -> int:
     """Rows of the first trial."""
-    return min(total, max(LEAST_ROWS, min(FIRST_ROWS, round(total * FIRST_SHARE))))
+    least = LEAST_DOCUMENTS if config.model.kind == "causal_lm" else LEAST_ROWS
+    return min(total, max(least, min(FIRST_ROWS, round(total * FIRST_SHARE))))
 
 
 def next_rows(trials: Sequence[Trial], total: int, left: float) -> int:
     """Rows of the next trial, 0 where it would cost too much or tell too little more."""
     last = trials[-1]
-    most = max(round(total * LARGEST_SHARE), min(total, LEAST_GROWTH * first_rows(total)))
+    most = max(round(total * LARGEST_SHARE), min(total, LEAST_GROWTH * trials[0].rows))
     if len(trials) == 1:
         # What starting up costs is not known yet, so at worst everything grows with the rows.
         rows = min(most, last.rows * GROWTH)

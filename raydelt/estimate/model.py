@@ -4,6 +4,8 @@
     bytes    = a + b rows, likewise, of published files and of shared memory (at most the object store)
     memory   = peak outside the object store + hands COPIES (bytes of a part of the run - of the trial) + shared memory
 
+A trajectory's files follow its visits, and its memory the copies of the parameters that a walk of T steps holds.
+
 Memory outside the object store is that of processes, whose number does not follow the corpus, so only what a task
 holds of a part is let grow. Pure functions.
 
@@ -12,6 +14,7 @@ Caution: a stage that one trial alone finished is scaled as if none of its time 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +22,10 @@ from typing import Any
 from raydelt.config import RunConfig
 from raydelt.estimate.capacity import Capacity
 from raydelt.estimate.trial import Trial
-from raydelt.estimate.work import Sizes, law_of, parts_of, sizes_of, visits
+from raydelt.estimate.work import Sizes, law_of, lqs_of, parts_of, sizes_of, trajectories, visits
 
+# The stage of trajectories: of every visited step it publishes the parameters and the adjoint.
+WALK = "trajectory"
 # A task holds its part as read, filtered, sorted and as bytes on their way out.
 COPIES = 4
 
@@ -87,7 +92,7 @@ def whole_sizes(config: RunConfig, trials: Sequence[Trial], total: int) -> Sizes
         test=n.test if corpus.test.source else n.test * scale,
         selected=_selected(config, n, rows),
         parts=parts_of(rows, largest.row_bytes),
-        busy=busy(config, largest) * rows,
+        busy=busy(config, trials)(rows),
     )
 
 
@@ -101,12 +106,15 @@ def _selected(config: RunConfig, n: Sizes, rows: float) -> float:
     return n.selected * rows / max(n.rows, 1.0)
 
 
-def busy(config: RunConfig, trial: Trial) -> float:
-    """Seconds that all scorers work for an example, at the run's own number of visits."""
-    took = _took(trial)
-    more = visits(config) / visits(trial.config)
-    seconds: float = sum(own * (more if name == "lqs" else 1.0) for name, own in took["seconds"].items())
-    return seconds / max(1, int(took["rows"]))
+def busy(config: RunConfig, trials: Sequence[Trial]) -> Line:
+    """Seconds that all scorers work, by the number of examples, at the run's own number of visits."""
+    points = [(0.0, 0.0)]
+    for trial in trials:
+        took, more = _took(trial), visits(config) / visits(trial.config)
+        if took["rows"]:
+            seconds = sum(own * (more if name == "lqs" else 1.0) for name, own in took["seconds"].items())
+            points.append((float(took["rows"]), float(seconds)))
+    return line(points[1:] or points)
 
 
 def rates(trial: Trial) -> dict[str, float]:
@@ -138,7 +146,7 @@ def forecast(
             hands = max(1.0, law.hands(trial.config, small, measured.hands(config)))
             points.append((law.work(trial.config, small) / hands, seconds))
         fit, hands = line(points), max(1.0, law.hands(config, n, there.hands(config)))
-        files, size = _files(name, own[-1][0], n), _bytes(name, [trial for trial, _ in own], n)
+        files, size = _files(name, own[-1][0], n), _bytes(config, name, [trial for trial, _ in own], n)
         found[name] = StageForecast(fit.a, fit.b * law.work(config, n) / hands, hands, size, files)
     return found
 
@@ -147,7 +155,9 @@ def _sizes(trial: Trial) -> Sizes:
     return sizes_of(trial.config, trial.stages, trial.row_bytes)
 
 
-def _bytes(name: str, trials: Sequence[Trial], n: Sizes) -> float:
+def _bytes(config: RunConfig, name: str, trials: Sequence[Trial], n: Sizes) -> float:
+    if name == WALK and WALK in trials[-1].stages:
+        return float(trials[-1].stages[WALK]["bytes"]) * visits(config) / visits(trials[-1].config)
     points = [(_sizes(t).rows, float(t.stages[name]["bytes"])) for t in trials if name in t.stages]
     return line(points)(n.rows) if points else 0.0
 
@@ -169,7 +179,9 @@ def memory(config: RunConfig, trials: Sequence[Trial], n: Sizes, measured: Capac
     """Peak memory of all processes; `there` has machines like those of `measured`, and its processes as many more."""
     peaks = [_peak(trial.record["peaks"]) for trial in trials]
     sizes = [_sizes(trial) for trial in trials]
-    private = max(own["memory"] - own["shared"] for own in peaks)
+    private = max(
+        own["memory"] - own["shared"] + _walking(config, trial) for trial, own in zip(trials, peaks, strict=True)
+    )
     points = [(small.rows, float(own["shared"])) for small, own in zip(sizes, peaks, strict=True)]
     shared = min(line(points)(n.rows), max(float(there.object_store_bytes), peaks[-1]["shared"]))
     part = (n.rows / n.parts - sizes[-1].rows / sizes[-1].parts) * trials[-1].row_bytes
@@ -183,3 +195,13 @@ def _peak(peaks: Mapping[str, Any]) -> dict[str, int]:
         "memory": max((own["memory"] for own in peaks.values()), default=0),
         "shared": max((own["shared"] for own in peaks.values()), default=0),
     }
+
+
+def _walking(config: RunConfig, trial: Trial) -> float:
+    """Bytes that the run's own trajectory holds beyond the trial's, whose walk was shorter."""
+    spec, short = lqs_of(config), lqs_of(trial.config)
+    if spec is None or short is None or WALK not in trial.stages:
+        return 0.0
+    pairs = visits(trial.config) * max(1, trajectories(trial.config))
+    parameters = trial.stages[WALK]["bytes"] / (2 * pairs)
+    return float(spec.workers * parameters * 2 * (math.sqrt(spec.steps) - math.sqrt(short.steps)))

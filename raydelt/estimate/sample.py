@@ -27,6 +27,7 @@ COUNTED_BYTES = 16 << 20
 LEAST_STEPS = 20
 LEAST_TARGET = 16
 LEAST_ANNOTATED = 20
+ROWS_PER_STEP = 64
 
 
 def count_rows(corpus: Corpus, sources: Sequence[Item]) -> int:
@@ -89,18 +90,22 @@ def trial_spec(config: RunConfig, *, rows: int, total: int, output: str) -> RunC
         raw["select"]["value"] = _cut(int(raw["select"]["value"]), share, 1)
     for scorer in raw["score"]:
         if scorer["kind"] == "lqs":
-            scorer |= _short_trajectory(scorer, share)
+            scorer |= _short_trajectory(scorer, rows, share)
     try:
         return validate(raw, origin="the trial's spec")
     except SpecError as error:
         raise SpecError(f"{error}; this spec cannot be cut to a trial, so measure it by a run") from error
 
 
-def _short_trajectory(scorer: dict[str, Any], share: float) -> dict[str, Any]:
-    """A trajectory of fewer steps (two visits at least, and one more in a larger trial), towards fewer examples."""
-    interval, steps = scorer["interval"], scorer["steps"]
-    visits = 2 + round(share * max(0, steps // interval - 2))
-    changed = {"steps": min(steps, interval * visits)}
+def _short_trajectory(scorer: dict[str, Any], rows: int, share: float) -> dict[str, Any]:
+    """A trajectory of fewer and denser steps, the fewer the smaller the trial, towards fewer examples.
+
+    Two intervals at least: less says nothing in mode lqs.
+    """
+    interval = scorer["interval"] if share >= 1 else min(scorer["interval"], max(1, rows // ROWS_PER_STEP))
+    intervals = 2 + round(share * max(0, scorer["steps"] // scorer["interval"] - 2))
+    steps = scorer["steps"] if share >= 1 else min(scorer["steps"], interval * intervals)
+    changed = {"interval": interval, "steps": steps}
     if scorer["target_limit"] is not None:
         changed["target_limit"] = _cut(scorer["target_limit"], share, LEAST_TARGET)
     if isinstance(scorer["annotate"], dict):

@@ -111,9 +111,15 @@ def _models(config: RunConfig) -> int:
 def _walked(config: RunConfig, n: Sizes) -> float:
     spec = lqs_of(config)
     assert spec is not None
-    count = spec.trajectories or (len(spec.starts) if spec.starts else _models(config))
     target = min(n.validation, spec.target_limit or n.validation)
-    return count * spec.steps * (BATCH_PASSES * spec.batch_size + TARGET_PASSES * target)
+    return trajectories(config) * spec.steps * (BATCH_PASSES * spec.batch_size + TARGET_PASSES * target)
+
+
+def trajectories(config: RunConfig) -> int:
+    """How many trajectories are walked."""
+    spec = lqs_of(config)
+    assert spec is not None
+    return spec.trajectories or (len(spec.starts) if spec.starts else _models(config))
 
 
 def _annotated(config: RunConfig, n: Sizes) -> float:

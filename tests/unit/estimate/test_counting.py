@@ -79,7 +79,7 @@ def test_what_does_not_shrink_with_the_corpus_is_cut_by_the_same_share(tmp_path:
     assert own.model_dump(exclude=kept) == config.model_dump(exclude=kept)
 
 
-def test_a_trajectory_is_shorter_and_keeps_two_visits(tmp_path: Path) -> None:
+def test_a_trajectory_is_shorter_and_denser_in_a_trial(tmp_path: Path) -> None:
     scorer = {"kind": "lqs", "steps": 30, "interval": 5, "target_limit": 300, "annotate": {"proxy": 1000}}
     config = validate(
         {
@@ -92,10 +92,10 @@ def test_a_trajectory_is_shorter_and_keeps_two_visits(tmp_path: Path) -> None:
         }
     )
     found = []
-    for rows in (80, 2000, 8000):
+    for rows in (80, 320, 2000, 8000):
         [own] = trial_spec(config, rows=rows, total=8000, output="x").score
-        found.append((own.steps, own.target_limit, own.annotate.proxy))  # type: ignore[attr-defined]
-    assert found == [(10, 16, 20), (15, 75, 250), (30, 300, 1000)]
+        found.append((own.interval, own.steps, own.target_limit, own.annotate.proxy))  # type: ignore[attr-defined]
+    assert found == [(1, 2, 16, 20), (5, 10, 16, 40), (5, 15, 75, 250), (5, 30, 300, 1000)]
 
 
 @pytest.mark.parametrize("seconds", [0.0, -3.0, float("nan")])

@@ -159,9 +159,9 @@ def test_the_autoscaler_and_the_spec_limit_the_actors(tmp_path: Path) -> None:
 
 def test_trials_grow_within_their_time(tmp_path: Path) -> None:
     config = config_of(tmp_path)
-    assert first_rows(100) == 100
-    assert first_rows(1797) == 256
-    assert first_rows(10**9) == 4096
+    assert first_rows(config, 100) == 100
+    assert first_rows(config, 1797) == 256
+    assert first_rows(config, 10**9) == 4096
     first = trial(config, 500)
     assert next_rows([first], TOTAL, left=first.seconds + 1) == 2000
     assert next_rows([first], TOTAL, left=first.seconds - 1) == 0
