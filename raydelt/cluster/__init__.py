@@ -7,6 +7,7 @@ sees counts and file names only.
 
 from raydelt.cluster.connect import connected, session
 from raydelt.cluster.failures import plain_errors
+from raydelt.cluster.passes import Reduce, passes
 from raydelt.cluster.pool import actor_map
 from raydelt.cluster.progress import remote_progress
 from raydelt.cluster.resources import capacity, cpus, require, wait_for_free
@@ -14,6 +15,7 @@ from raydelt.cluster.shuffles import reduce_parts, regroup, shuffle
 from raydelt.cluster.tasks import cancelled, fetched, parallel, scatter, shared
 
 __all__ = [
+    "Reduce",
     "actor_map",
     "cancelled",
     "capacity",
@@ -21,6 +23,7 @@ __all__ = [
     "cpus",
     "fetched",
     "parallel",
+    "passes",
     "plain_errors",
     "reduce_parts",
     "regroup",

@@ -1,6 +1,7 @@
 """What the selection is made of beside the corpus: sources, lengths, and scores by source and by class.
 
     sources   files, or the folders that hold them, as fine as `GROUPS` names can tell apart
+    languages of texts, as a library tells them, of the first `HEARD` of the sample; the rare ones together
     lengths   tokens where the ranking counted them, else characters of the texts; bins of equal width in log(length)
     scores    5, 25, 50, 75 and 95 % of the combined score in each of the largest groups
 
@@ -25,6 +26,7 @@ import pyarrow.compute as pc
 
 from raydelt import cluster
 from raydelt.examples import LABEL, SOURCE_FILE, column_of
+from raydelt.report.languages import languages
 from raydelt.scorers.protocol import Array
 from raydelt.storage import Manifest, Part, Store
 
@@ -32,6 +34,8 @@ ROWS = 1 << 18
 PARTS = 16
 GROUPS = 24
 BINS = 30
+HEARD = 4096
+RARE = 0.005
 QUANTILES = (5, 25, 50, 75, 95)
 OTHER = "others"
 
@@ -49,19 +53,24 @@ class Of:
 
 @dataclass(frozen=True)
 class Sample:
-    """Of each sampled example [n]: kept or not, score (NaN: unknown), class, source as an index, length (-1: none)."""
+    """Of each sampled example [n]: kept or not, score (NaN: unknown), class, source as an index, length (-1: none).
+
+    `language` is an index into `languages`, -1 where none was asked for.
+    """
 
     kept: Array
     score: Array
     label: Array
     source: Array
     length: Array
+    language: Array
     sources: list[str]
+    languages: list[str]
     unit: str | None
 
 
 def composition(run: Store, corpus: Manifest, ranking: Manifest, selection: Manifest) -> dict[str, Any]:
-    """`rows` of the `of` examples were looked at; `sources`, `classes` and `lengths`, None where there are none."""
+    """`rows` of the `of` examples were looked at; `sources`, `classes`, `languages`, `lengths` are None without."""
     parts = sampled(corpus.parts)
     facts = corpus.facts
     files = tuple(part.file for part in parts)
@@ -93,6 +102,7 @@ def _described(of: Of, _: int, pieces: list[pa.Table]) -> dict[str, Any]:
         "rows": len(sample.kept),
         "sources": groups(sample, sample.source, sample.sources) if len(sample.sources) > 1 else None,
         "classes": groups(sample, sample.label, by_class) if by_class else None,
+        "languages": spoken(sample),
         "lengths": lengths(sample),
     }
 
@@ -101,7 +111,8 @@ def sample_of(of: Of, ranked: pa.Table) -> Sample:
     """The sampled examples, part by part."""
     columns: list[tuple[Array, ...]] = []
     names: dict[str, int] = {}
-    part = column_of(ranked, "part")
+    tongues: dict[str, int] = {}
+    heard, part = 0, column_of(ranked, "part")
     for index, file in enumerate(of.files):
         table = of.run.read_table(file, [LABEL, SOURCE_FILE, *(["text"] if of.text else [])])
         own = ranked.filter(pa.array(part == index))
@@ -112,12 +123,19 @@ def sample_of(of: Of, ranked: pa.Table) -> Sample:
         characters = pc.utf8_length(table["text"]).fill_null(-1).to_numpy() if of.text else np.full(n, -1)
         label = table[LABEL].fill_null(-1).to_numpy()
         use = known if of.whole else np.ones(n, bool)
-        both = np.stack([tokens, characters])
-        columns.append(tuple(own[use] for own in (kept, score, label, _coded(table[SOURCE_FILE], names), *both)))
-    kept, score, label, source, tokens, characters = (np.concatenate(own) for own in zip(*columns, strict=True))
+        language = np.full(n, -1)
+        if of.text and heard < HEARD:
+            asked = np.flatnonzero(use)[: HEARD - heard]
+            told = languages(table["text"].take(pa.array(asked)).to_pylist())
+            language[asked] = [tongues.setdefault(own, len(tongues)) for own in told]
+            heard += len(asked)
+        each = (kept, score, label, _coded(table[SOURCE_FILE], names), tokens, characters, language)
+        columns.append(tuple(own[use] for own in each))
+    kept, score, label, source, tokens, characters, language = map(np.concatenate, zip(*columns, strict=True))
     unit = "tokens" if (tokens >= 0).any() else "characters" if of.text else None
     source, sources = coarser(source, list(names))
-    return Sample(kept, score, label, source, tokens if unit == "tokens" else characters, sources, unit)
+    length = tokens if unit == "tokens" else characters
+    return Sample(kept, score, label, source, length, language, sources, list(tongues), unit)
 
 
 def _coded(column: pa.ChunkedArray, names: dict[str, int]) -> Array:
@@ -170,6 +188,17 @@ def groups(sample: Sample, code: Array, names: Sequence[str]) -> list[dict[str, 
         entry = {"name": names[index], "corpus": int(corpus[index]), "selected": int(selected[index])}
         told.append(entry | {"quantiles": own})
     return told
+
+
+def spoken(sample: Sample) -> list[dict[str, Any]] | None:
+    """The languages by the number of examples, rare ones together; None where there is one or none."""
+    counts = np.bincount(sample.language[sample.language >= 0], minlength=len(sample.languages))
+    often = [int(i) for i in np.argsort(-counts, kind="stable")[: GROUPS - 1] if counts[i] >= RARE * counts.sum() > 0]
+    if len(often) < 2:
+        return None
+    place = np.full(len(counts) + 1, len(often))
+    place[often], place[-1] = np.arange(len(often)), -1
+    return groups(sample, place[sample.language], [*(sample.languages[i] for i in often), OTHER])
 
 
 def lengths(sample: Sample) -> dict[str, Any] | None:

@@ -30,6 +30,7 @@ from raydelt.report.svg import label
 SPEC_CHARACTERS = 20_000
 TABLE_COMPONENTS = 12
 TINT = 0.5
+MADE_OF = ("sources", "languages", "lengths")
 
 
 def render(summary: dict[str, Any], charts: Mapping[str, Chart] | None = None) -> str:
@@ -90,7 +91,7 @@ def _sections(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("training", "Training", True),
         ("scores", "Scores", True),
         ("examples", "Examples", s["examples"]["rows"]),
-        ("composition", "Composition", s["classes"] or made_of["sources"] or made_of["lengths"]),
+        ("composition", "Composition", s["classes"] or any(made_of[key] for key in MADE_OF)),
         ("labels", "Doubtful labels", s["detection"] or s["suspects"]),
         ("copies", "Near-duplicates", s["near_duplicates"]),
         ("order", "Training order", True),

@@ -105,7 +105,7 @@ class DirectionSum:
 def unit_rows(x: Array) -> Array:
     """Rows [n, d] divided by their norms; rows of norm zero stay zero."""
     norms = np.linalg.norm(x, axis=1, keepdims=True)
-    units: Array = np.divide(x, norms, out=np.zeros_like(x), where=norms > 0)
+    units: Array = x / np.where(norms > 0, norms, 1.0)
     return units
 
 

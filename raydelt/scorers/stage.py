@@ -29,7 +29,7 @@ from raydelt.scorers.actor import PartScorer
 from raydelt.scorers.before import Before, PartReader, needs_of, reader_of
 from raydelt.scorers.cells import Cells, Earlier, cell_keys, settings_of
 from raydelt.scorers.concentration import TOP, concentration_of
-from raydelt.scorers.protocol import Reducer, Scorer, ScoringContext
+from raydelt.scorers.protocol import Scorer, ScoringContext
 from raydelt.storage import Manifest, Part, Stage, Store
 
 log = logging.getLogger(__name__)
@@ -141,24 +141,20 @@ def _fit(
     parts = len(reader.files)
     held = frame.load(kept.run.read_bytes(kept.frame.file)) if kept else None
     mean, scale = np.zeros(facts["width"]), np.ones(facts["width"])
-    if held is not None:
-        mean, scale = held.mean, held.scale
-    elif config.corpus.standardize:
-        moments = cluster.reduce_parts(FeatureMoments(facts["width"]), reader, parts, label="score: moments")
-        mean, scale = moments.standardisation(facts["input_shape"])
     shape = tuple(facts["input_shape"])
     embeddings = before.beside.get("embeddings")
     width = embeddings.facts["width"] if embeddings else None
-    bare = ScoringContext(config.seed, len(facts["classes"]), shape, mean, scale, embedding_width=width)
-
-    def reduce(reducer: Reducer[Any, Any]) -> Any:
-        return cluster.reduce_parts(reducer, reader, parts, label="score: statistics")
-
     known = {}
     if kept and held:
         now, then = settings_of(config.score), kept.scores.facts["settings"]
         known = {name: held.statistics[name] for name in now if now[name] == then.get(name)}
-    own = {scorer.name: scorer.fit(reduce, bare) for scorer in scorers if scorer.name not in known}
+    with cluster.passes(reader, parts, label="score: statistics") as reduce:
+        if held is not None:
+            mean, scale = held.mean, held.scale
+        elif config.corpus.standardize:
+            mean, scale = reduce(FeatureMoments(facts["width"])).standardisation(facts["input_shape"])
+        bare = ScoringContext(config.seed, len(facts["classes"]), shape, mean, scale, embedding_width=width)
+        own = {scorer.name: scorer.fit(reduce, bare) for scorer in scorers if scorer.name not in known}
     return replace(bare, statistics={**known, **own})
 
 

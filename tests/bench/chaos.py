@@ -48,6 +48,8 @@ ROWS = int(os.environ.get("BENCH_ROWS", "2621440"))
 RUNS = int(os.environ.get("BENCH_RUNS", "20"))
 SECONDS_PER_ROW = 1e-5
 FAULTS = {"slowdown": 0.02, "reset": 0.01, "lost": 0.01, "truncated": 0.01}
+# So that a dead node is noticed after seconds and not after half a minute, which is most of a run's time otherwise.
+QUICK_TO_NOTICE = {"health_check_initial_delay_ms": 2000, "health_check_period_ms": 1000}
 LIMIT = 600
 ROOT = Path(__file__).parents[2]
 
@@ -98,7 +100,8 @@ class Nodes:
 
 @contextlib.contextmanager
 def nodes() -> Iterator[Nodes]:
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 100_000_000})
+    head = {"num_cpus": 0, "object_store_memory": 100_000_000, "_system_config": QUICK_TO_NOTICE}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     found = Nodes(cluster)
     try:
         found.add()

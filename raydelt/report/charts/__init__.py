@@ -34,8 +34,9 @@ def _charts(s: Mapping[str, Any]) -> Iterator[Chart | None]:
     yield scores.concentration(s["scores"]["concentration"])
     rows = composition.class_rows(s["classes"], ranked["classes"])
     yield composition.shares(rows, len(s["classes"]), name="classes", what="classes") if rows else None
-    sources = composition.source_rows(made_of["sources"])
-    yield composition.shares(sources, len(sources), name="sources", what="sources") if sources else None
+    for what in ("sources", "languages"):
+        own = composition.group_rows(made_of[what])
+        yield composition.shares(own, len(own), name=what, what=what) if own else None
     for key, what in (("classes", "class"), ("sources", "source")):
         yield composition.by_group(made_of[key], chart=f"scores-by-{what}", what=what) if made_of[key] else None
     yield composition.lengths(made_of["lengths"]) if made_of["lengths"] else None

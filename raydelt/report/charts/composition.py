@@ -1,4 +1,4 @@
-"""Charts of what the selection is made of: classes, sources, lengths, and scores by class and by source."""
+"""Charts of what the selection is made of: classes, sources, languages, lengths, and scores by class and by source."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def class_rows(classes: Sequence[str], counts: Mapping[str, Sequence[int]]) -> l
     return [rows[i] for i in sorted(moved)]
 
 
-def source_rows(sources: Sequence[Mapping[str, Any]] | None) -> list[Row]:
-    """The sources of the composition; empty where there is one."""
-    found = sources or []
+def group_rows(groups: Sequence[Mapping[str, Any]] | None) -> list[Row]:
+    """The sources or languages of the composition; empty where there is one."""
+    found = groups or []
     return _rows(
         within([own["name"] for own in found]), [own["corpus"] for own in found], [own["selected"] for own in found]
     )

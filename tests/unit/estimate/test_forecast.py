@@ -14,7 +14,7 @@ from raydelt.estimate.answer import Job, answer, first_rows, next_rows
 from raydelt.estimate.beside import beside, identity
 from raydelt.estimate.capacity import Capacity, limits
 from raydelt.estimate.memory import Usage
-from raydelt.estimate.model import Line, forecast, line, memory, whole_sizes
+from raydelt.estimate.model import Line, busy, forecast, line, memory, whole_sizes
 from raydelt.estimate.prices import load
 from raydelt.estimate.sample import trial_spec
 from raydelt.estimate.trial import Trial
@@ -115,6 +115,18 @@ def test_proxies_stop_growing_at_their_cap(tmp_path: Path) -> None:
     law = law_of("proxies")
     assert law.work(config, sizes(config, 1000)) < law.work(config, sizes(config, 2500))
     assert law.work(config, sizes(config, 2500)) == law.work(config, sizes(config, 250_000))
+
+
+def test_what_scorers_take_to_set_up_is_not_taken_for_work(tmp_path: Path) -> None:
+    config = config_of(tmp_path)
+    trials = [trial(config, 500), trial(config, 5000)]
+    for own in trials:
+        own.stages["scores"]["facts"]["took"]["seconds"]["difficulty"] += 2.0
+    unmeasured = trial(config, 1000)
+    del unmeasured.stages["scores"]
+    rows = sizes(config, TOTAL).rows
+    assert busy(config, [*trials, unmeasured])(rows) == pytest.approx(2.0 + rows * sum(BUSY.values()))
+    assert busy(config, [unmeasured])(rows) == 0.0
 
 
 @pytest.mark.parametrize(

@@ -33,10 +33,10 @@ def test_the_light_theme_is_the_colours_that_charts_are_drawn_in() -> None:
 
 
 def test_every_chart_stands_alone_and_takes_the_theme_in_the_page(finished: Callable[..., Any]) -> None:
-    texts = ("a text", "a longer text of more words")
+    texts = ("a text of a few words", "ein längerer Text, der aus mehr Wörtern besteht")
     summary = finished(texts=texts, sources=("in/a.csv", "in/b.csv")).summary()
     charts = charts_of(summary)
-    assert {"sources", "scores-by-source", "lengths"} <= charts.keys()
+    assert {"sources", "scores-by-source", "languages", "lengths"} <= charts.keys()
     for name, chart in charts.items():
         root = ElementTree.fromstring(chart.alone())
         assert root.tag.endswith("svg")

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from raydelt.report.composition import GROUPS, coarser, composition, sampled
+from raydelt.report.composition import GROUPS, Sample, coarser, composition, sampled, spoken
 from raydelt.report.duplicates import near_duplicates, part_of
 from raydelt.report.ends import LISTED, Cuts, ends
+from raydelt.report.languages import languages
 from raydelt.report.shown import TEXT, Look, clean, picture, shown
 from raydelt.storage import Part
 
@@ -149,6 +150,44 @@ def test_the_composition_is_counted_exactly_where_all_is_looked_at(
     assert (long["unit"], sum(long["corpus"]), sum(long["selected"])) == ("characters", 240, 120)
     assert (long["edges"][0], long["edges"][-1]) == (1, 1200)
     assert long["corpus_median"] == np.median([len(texts[row % 3]) for row in range(240)])
+
+
+TONGUES = {
+    "en": "The committee met on Tuesday and decided that the bridge would be closed until the spring.",
+    "de": "Der Ausschuss trat am Dienstag zusammen und beschloss, die Brücke bis zum Frühjahr zu sperren.",
+    "fr": "Le comité s'est réuni mardi et a décidé que le pont serait fermé jusqu'au printemps prochain.",
+    "ar": "اجتمعت اللجنة يوم الثلاثاء وقررت إغلاق الجسر حتى حلول فصل الربيع القادم.",
+    "ja": "委員会は火曜日に会合を開き、春まで橋を閉鎖することを決定した。",
+}
+
+
+def test_languages_are_told_and_those_without_words_are_not() -> None:
+    assert languages(TONGUES.values()) == list(TONGUES)
+    assert languages(["", None, "\x00\x01"]) == ["und"] * 3
+    assert languages([TONGUES["fr"] * 1000]) == ["fr"]
+
+
+@pytest.mark.parametrize("cuts", CUTS)
+def test_the_selection_is_set_beside_the_corpus_by_language(finished: Callable[..., Any], cuts: Any) -> None:
+    run = finished(cuts=cuts, texts=[TONGUES["en"], TONGUES["en"], TONGUES["de"], TONGUES["fr"]])
+    found = composition(*(run.store, *(run.manifests[name] for name in ("corpus", "ranking", "selection"))))
+    kept = [int(name, 16) % 4 for name in run.ranked["example_id"].to_pylist()[120:]]
+    expected = {"en": (120, kept.count(0) + kept.count(1)), "de": (60, kept.count(2)), "fr": (60, kept.count(3))}
+    assert {own["name"]: (own["corpus"], own["selected"]) for own in found["languages"]} == expected
+    alone = finished(texts=[TONGUES["de"]])
+    manifests = (alone.manifests[name] for name in ("corpus", "ranking", "selection"))
+    assert composition(alone.store, *manifests)["languages"] is None
+
+
+def test_rare_languages_are_told_together_and_only_the_first_texts_are_heard() -> None:
+    language = np.concatenate([np.zeros(900), np.ones(95), [2, 3], np.full(200, -1)]).astype(int)
+    n = len(language)
+    kept, zero = np.arange(n) % 2 == 0, np.zeros(n, int)
+    sample = Sample(kept, np.zeros(n), zero, zero, zero, language, [], ["en", "de", "tl", "xx"], "characters")
+    found = spoken(sample)
+    assert found is not None
+    assert [(own["name"], own["corpus"]) for own in found] == [("en", 900), ("de", 95), ("others", 2)]
+    assert sum(own["selected"] for own in found) == kept[:997].sum()
 
 
 def test_a_large_corpus_is_looked_at_in_part() -> None:
