@@ -24,6 +24,8 @@ from raydelt.examples import DRAW_KEY, EXAMPLE_ID, FEATURES, GROUP_KEY, LABEL_CL
 from raydelt.storage import Manifest, Store
 
 SIDES = ("validation", "test")
+# Counts of rows that were read and do not stand in the corpus, since others stand for them.
+HIDING = ("duplicates", "overlap", "hidden")
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,14 @@ def cannot_carry(corpus: Corpus, earlier: Manifest, *, lost: bool) -> str | None
         return "corpus.duplicates is 'keep', and copies are numbered over all files"
     if corpus.id_column is not None and facts["quarantined"]:
         return "keys of corpus.id_column may stand for several contents"
-    if lost and (facts["duplicates"] or facts["overlap"]):
+    if lost and any(facts.get(name, 0) for name in HIDING):
         return "files changed or are gone, and there were duplicates, of which one row stands for all"
     return None
+
+
+def hidden(carried: Carried | None) -> int:
+    """How many rows of files that were not opened others stood for when they were last read."""
+    return sum(carried.corpus.facts.get(name, 0) for name in HIDING) if carried is not None else 0
 
 
 def rows_of(carried: Carried, layout: Layout, file: str, bad: bool) -> pa.Table:

@@ -26,7 +26,7 @@ import ray.data
 from raydelt import cluster
 from raydelt.config import Corpus
 from raydelt.corpus.canonical import canonical, probe
-from raydelt.corpus.carried import Carried, rows_of
+from raydelt.corpus.carried import Carried, hidden, rows_of
 from raydelt.corpus.features import Layout
 from raydelt.corpus.limit import limited
 from raydelt.corpus.part import DonePart, finish_part
@@ -87,7 +87,7 @@ def read_corpus(
     done = cluster.shuffle(blocks, _split_by_key, finish, count, label="corpus: shuffle")
     faulty = [(stage, i, block) for i, block in enumerate(blocks) if tallies[i].bad_rows or tallies[i].bad_files]
     bad = cluster.parallel(_write_quarantine, faulty, label="corpus: quarantine")
-    facts = _facts(done, tally, layout, classes, corpus)
+    facts = _facts(done, tally, layout, classes, corpus) | {"hidden": hidden(carried)}
     _check_result(facts, corpus)
     return stage.publish(
         [part.corpus for part in done if part.corpus.rows],

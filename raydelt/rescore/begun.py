@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import ValidationError
+
 from raydelt import rundir
 from raydelt.config import RunConfig
 from raydelt.corpus.sources import find
@@ -19,6 +21,7 @@ from raydelt.models.identity import own_models, references
 from raydelt.storage import Store
 
 FILE = "made-of.json"
+FITTED = "rescore.fitted"
 # Where a run lies and on what it is computed is no part of what it is.
 ELSEWHERE = ("output", "cluster", "name", "report", "monitor", "rescore", "label")
 
@@ -28,15 +31,36 @@ def made_of(config: RunConfig, *, fitted: str, resting: str | None = None) -> di
 
     `resting` identifies who rests, where the selection leaves those out.
     """
-    spec = {name: value for name, value in config.resolved().items() if name not in ELSEWHERE}
-    scorers = {f"score.{index}": entry for index, entry in enumerate(spec.pop("score"))}
     models: dict[str, Any] = {"model": own_models(config.model)[1], "references": references(config.score)}
     if config.encoder is not None:
         models["encoder"] = folder.fingerprint(config.encoder.path)
     files = {f"{file.split}: {file.path}": [file.size, file.mark] for file in find(config.corpus)}
-    told = {**spec, **scorers, "rescore.fitted": fitted}
+    told = {**_spec(config), FITTED: fitted}
     told |= {"monitor.retire (who rests)": resting} if resting is not None else {}
     return {"spec": told, "files": files, "models": models}
+
+
+def same_but_files(place: Store, now: dict[str, dict[str, Any]]) -> bool:
+    """Whether a version that stands was made by this spec with these models; its source files may be others.
+
+    The first version says by its record what spec it was made by, and nothing of models.
+    """
+    if place.exists(FILE):
+        then = place.read_json(FILE)
+        return bool(then["spec"] == now["spec"] and then["models"] == now["models"])
+    if not place.exists(rundir.RECORD):
+        return False
+    try:
+        spec = _spec(RunConfig.model_validate(place.read_json(rundir.RECORD)["spec"]))
+    except (KeyError, ValidationError):
+        return False
+    return {**spec, FITTED: now["spec"][FITTED]} == now["spec"]
+
+
+def _spec(config: RunConfig) -> dict[str, Any]:
+    """The fields of a spec that a version depends on, each scorer by itself."""
+    spec = {name: value for name, value in config.resolved().items() if name not in ELSEWHERE}
+    return {**spec, **{f"score.{index}": entry for index, entry in enumerate(spec.pop("score"))}}
 
 
 def differences(then: dict[str, dict[str, Any]], now: dict[str, dict[str, Any]]) -> list[str]:

@@ -17,7 +17,7 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -35,7 +35,7 @@ from raydelt.rescore.schedule import Clock, Cron, serve
 from raydelt.rescore.since import unopened
 from raydelt.scorers.cells import Earlier
 from raydelt.select import resting
-from raydelt.storage import Manifest, Store, absolute, read_manifest
+from raydelt.storage import Manifest, Store, absolute, guarded, read_manifest
 from raydelt.storage.lease import held
 
 log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ def rescore(
     owner = f"process {os.getpid()} on {platform.node()}"
     if first:
         rundir.claim(run, config)
-    with held(run, LEASE, owner=owner, seconds=config.rescore.lease_seconds) as fence:
+    with held(run, LEASE, owner=owner, seconds=config.rescore.lease_seconds) as fence, guarded(fence.check):
         now = versions.current(run)
         if first and read_manifest(now.store, "scores") is None:
             return _first(config, until, started)
@@ -95,7 +95,7 @@ def rescore(
         rests = None if earlier.states is None else resting.identity(earlier.states, config.monitor.retire)
         wanted = begun.made_of(config, fitted=fitted, resting=rests)
         made_of = now.store.read_json(begun.FILE) if now.store.exists(begun.FILE) else None
-        if made_of == wanted:
+        if made_of == wanted and read_manifest(now.store, until) is not None:
             return _outcome(now, earlier, earlier.scores, {}, started, published=False)
         if since is not None:
             earlier = replace(earlier, unopened=unopened(config, made_of, earlier.corpus, since))
@@ -105,9 +105,8 @@ def rescore(
         begun.begin(place, own, wanted, restart=restart)
         done = pipeline.execute(own, until=until, earlier=earlier)
         scores = done.manifests["scores"]
-        before = read_manifest(now.store, until)
-        if before is not None and before.digest == done.manifests[until].digest:
-            # Files were touched, or moved; next time that shows without reading them.
+        if begun.same_but_files(now.store, wanted) and _as_before(now.store, earlier, done.manifests, until):
+            # Files were touched; next time that shows without reading them.
             now.store.write_json(begun.FILE, wanted)
             run.delete(versions.place(number))
             return _outcome(now, earlier, earlier.scores, {}, started, published=False)
@@ -154,6 +153,17 @@ def _everything(run: Store, config: RunConfig) -> bool:
     watched.keep()
     log.info("score again: %s (%s)", watched.decision.scope.value, watched.decision.reason)
     return watched.decision.scope is Scope.EVERYTHING
+
+
+def _as_before(now: Store, earlier: Earlier, made: Mapping[str, Manifest], until: str) -> bool:
+    """Whether what was read is the corpus of the version that stands, of which nothing had to be computed again.
+
+    Compared is the corpus and not what follows from it: a stage such as the model publishes no rows to compare.
+    """
+    corpus, then = made["corpus"], earlier.corpus
+    same = [part.digest for part in corpus.files] == [part.digest for part in then.files]
+    computed = made["scores"].facts["computed"]
+    return same and corpus.facts == then.facts and not any(computed.values()) and read_manifest(now, until) is not None
 
 
 def _states(run: Store, config: RunConfig, version: int) -> pa.Table | None:

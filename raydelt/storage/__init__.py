@@ -5,7 +5,7 @@
 """
 
 from raydelt.storage.faults import of_store, told
-from raydelt.storage.manifest import MANIFEST, Manifest, Stage, fingerprint, read_manifest
+from raydelt.storage.manifest import MANIFEST, Manifest, Stage, fingerprint, guarded, read_manifest
 from raydelt.storage.places import absolute, filesystem, opened, refuse_credentials, scheme
 from raydelt.storage.store import Part, Standing, Store
 
@@ -19,6 +19,7 @@ __all__ = [
     "absolute",
     "filesystem",
     "fingerprint",
+    "guarded",
     "of_store",
     "opened",
     "read_manifest",

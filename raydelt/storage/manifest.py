@@ -5,14 +5,19 @@ A stage writes its files under names that carry the stage's fingerprint and publ
 it, never a mixture, on local disks and on object stores alike (no rename is needed). Files of an earlier fingerprint
 are deleted after the new manifest stands.
 
+Whoever works under a lease publishes within `guarded`, so that a job which has lost it does not put its stage over
+that of the job which has it now.
+
 Caution: a reader that globs the folder instead of reading the manifest can meet files that are not published yet.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -21,6 +26,17 @@ import xxhash
 from raydelt.storage.store import Part, Store
 
 MANIFEST = "manifest.json"
+_checks: ContextVar[tuple[Callable[[], object], ...]] = ContextVar("checks before a publication", default=())
+
+
+@contextlib.contextmanager
+def guarded(check: Callable[[], object]) -> Iterator[None]:
+    """Call `check` before every publication within the context, and let what it raises end that."""
+    token = _checks.set((*_checks.get(), check))
+    try:
+        yield
+    finally:
+        _checks.reset(token)
 
 
 def fingerprint(value: Any) -> str:
@@ -83,6 +99,8 @@ class Stage:
         self, parts: Sequence[Part], facts: dict[str, Any], sides: dict[str, list[Part]] | None = None
     ) -> Manifest:
         """Make the stage's files visible by one atomic put, then delete what earlier fingerprints left."""
+        for check in _checks.get():
+            check()
         earlier = read_manifest(self.run, self.name)
         manifest = Manifest(self.name, self.fingerprint, list(parts), sides or {}, facts)
         self.run.write_json(f"{self.name}/{MANIFEST}", asdict(manifest))

@@ -126,6 +126,50 @@ def test_a_changed_scorer_is_computed_alone(config: RunConfig) -> None:
     assert found.computed == {"difficulty": 0, "consistency": found.examples, "diversity": 0}
 
 
+def test_a_new_scorer_that_ranks_nothing_is_computed_and_published(config: RunConfig) -> None:
+    more_scores = [*CHANGES["score"], {"kind": "prototype"}]
+    found = rescore(spec(config.corpus.source, Path(config.output), score=more_scores))
+    assert found.published
+    assert found.computed == {"difficulty": 0, "consistency": 0, "diversity": 0, "prototype": found.examples}
+    assert table(Path(found.place), "selection").equals(table(Path(config.output), "selection"))
+    assert "prototype_distance" in table(Path(found.place), "scores").column_names
+
+
+def test_a_version_goes_as_far_as_asked_whether_or_not_anything_changed(config: RunConfig, tmp_path: Path) -> None:
+    train = {"train__seeds": [0], "train__baselines": []}
+    own = spec(config.corpus.source, Path(config.output), **CHANGES, **train)
+    first = rescore(own, until="model")
+    assert (first.version, set(first.computed.values())) == (1, {0})
+    assert read_manifest(Store(first.place), "model") is not None
+    assert not rescore(own, until="model").published
+    assert not rescore(own).published, "the model stands, and with it all before it"
+    more(tmp_path / "in", "more.parquet", range(300, 330))
+    second = rescore(own, until="model")
+    assert second.published
+    assert second.examples > first.examples
+
+
+def test_a_selection_that_was_left_out_is_made_the_next_time(config: RunConfig) -> None:
+    own = spec(config.corpus.source, Path(config.output), **CHANGES, select={"method": "top_k", "value": 20})
+    assert rescore(own, until="ranking").version == 1
+    found = rescore(own)
+    assert found.version == 2
+    assert table(Path(found.place), "selection").num_rows == 20
+
+
+def test_an_example_stays_while_any_file_that_was_not_opened_holds_it(config: RunConfig, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    shutil.copy(folder / "digits-1.parquet", folder / "copy.parquet")
+    for file in folder.iterdir():
+        os.utime(file, (1000, 1000))
+    assert rescore(config).published, "the corpus knows of its duplicates now"
+    more(folder, "more.parquet", range(300, 330))
+    second = rescore(config, since=2000.0)
+    assert second.unopened == 4
+    (folder / "digits-1.parquet").unlink()
+    assert rescore(config, since=2000.0).examples == second.examples
+
+
 def test_fitting_anew_computes_what_looks_at_it(config: RunConfig, tmp_path: Path) -> None:
     more(tmp_path / "in", "more.parquet", range(300, 330))
     found = rescore(config, refit=True)
