@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 
 from raydelt import cluster
 from raydelt.examples import EXAMPLE_ID, column_of
-from raydelt.rank import keys
+from raydelt.rank import keys, packing
 from raydelt.scorers.protocol import Array
 
 R = TypeVar("R")
@@ -118,11 +118,11 @@ def percentiles(below: int, rows: int, total: int) -> Array:
     return np.asarray(100.0 * (np.arange(below, below + rows) + 0.5) / max(total, 1))
 
 
-def _taken(table: pa.Table, ids: pa.StringArray, order: Array) -> pa.Table:
+def _taken(table: pa.Table, ids: pa.Array, order: Array) -> pa.Table:
     """Rows of a table; its ids, which stand in `ids` as one array, move as fixed-width rows where they can."""
     rows = pa.array(order)
     columns = {
-        name: keys.take(ids, order) if name == EXAMPLE_ID else _one_chunk(table[name]).take(rows)
+        name: packing.take(ids, order) if name == EXAMPLE_ID else _one_chunk(table[name]).take(rows)
         for name in table.column_names
     }
     return pa.table(columns)
@@ -165,7 +165,8 @@ def _deal(read: Callable[[Any], pa.Table], splitters: Splitters, count: int, per
     # 16-bit integers are sorted by radix, the others by comparison: 4 against 60 ms for 1M rows.
     order = np.argsort(own.astype(np.uint16) if count <= 1 << 16 else own, kind="stable")
     edges = np.concatenate([[0], np.cumsum(counts)])[[*range(0, count, per_task), count]]
-    pieces = [_taken(table, ids, order[low:high]) for low, high in itertools.pairwise(edges)]
+    light = packing.packed(ids)
+    pieces = [_taken(table, light, order[low:high]) for low, high in itertools.pairwise(edges)]
     return counts, *pieces
 
 
@@ -177,5 +178,6 @@ def _sort(
     written = []
     for place, index in enumerate(own):
         slices = [piece.slice(at[place], at[place + 1] - at[place]) for piece, at in zip(pieces, edges, strict=True)]
-        written.append(write(index, in_order(pa.concat_tables(slices)), int(below[place])))
+        rows = pa.concat_tables([packing.unpacked(own) for own in slices])
+        written.append(write(index, in_order(rows), int(below[place])))
     return written

@@ -86,12 +86,11 @@ def id_lengths(ids: pa.StringArray) -> Array:
 
 def id_words(ids: pa.StringArray, j: int, *, start: int = 0) -> UInt64Array:
     """The j-th 8 bytes [n] of each id behind its first `start`, as big-endian uint64; zero bytes behind its end."""
-    offsets, data = _offsets(ids).astype(np.int64), _data(ids)
     n, first = len(ids), start + WORD * j
-    width = _fixed_width(ids)
-    if width is not None and width >= first + WORD:
-        rows = data[offsets[0] : offsets[0] + n * width].reshape(n, width)
+    rows = fixed_rows(ids)
+    if rows is not None and rows.shape[1] >= first + WORD:
         return np.ascontiguousarray(rows[:, first : first + WORD]).view(">u8").reshape(n).astype(np.uint64)
+    offsets, data = _offsets(ids).astype(np.int64), _data(ids)
     words = np.zeros((n, WORD), np.uint8)
     begin, end = offsets[:-1] + first, offsets[1:]
     for byte in range(WORD):
@@ -111,13 +110,22 @@ def id_hashes(ids: pa.StringArray) -> UInt64Array:
 
 def take(ids: pa.StringArray, rows: Array) -> pa.StringArray:
     """The ids of these rows; ids of one length move as fixed-width rows."""
-    width = _fixed_width(ids)
-    if width is None or width == 0:
+    characters = fixed_rows(ids)
+    if characters is None or characters.shape[1] == 0:
         return ids.take(pa.array(rows))
-    low = int(_offsets(ids)[0])
-    fixed = _data(ids)[low : low + len(ids) * width].view(f"V{width}")
+    width = characters.shape[1]
+    fixed = characters.reshape(-1).view(f"V{width}")
     offsets = np.arange(0, width * len(rows) + 1, width, dtype=np.int32)
     return pa.StringArray.from_buffers(len(rows), pa.py_buffer(offsets), pa.py_buffer(fixed.take(rows)))
+
+
+def fixed_rows(ids: pa.StringArray) -> Array | None:
+    """The bytes [n, width] uint8 of ids that all have one length, not copied; None where there is none."""
+    width = _fixed_width(ids)
+    if width is None:
+        return None
+    low = int(_offsets(ids)[0])
+    return _data(ids)[low : low + len(ids) * width].reshape(len(ids), width)
 
 
 def order(level: Array, key: UInt64Array, ids: pa.StringArray) -> Array:

@@ -68,7 +68,9 @@ class Transform:
     scale: Array
 
     def __call__(self, x: Array) -> Array:
-        moved: Array = (x.astype(np.float64) - self.shift) / self.scale
+        moved: Array = x.astype(np.float64)
+        moved -= self.shift
+        moved /= self.scale
         return moved
 
 
@@ -104,7 +106,7 @@ class DirectionSum:
 
 def unit_rows(x: Array) -> Array:
     """Rows [n, d] divided by their norms; rows of norm zero stay zero."""
-    norms = np.linalg.norm(x, axis=1, keepdims=True)
+    norms = np.sqrt(np.einsum("ij,ij->i", x, x))[:, None]
     units: Array = x / np.where(norms > 0, norms, 1.0)
     return units
 
