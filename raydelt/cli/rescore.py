@@ -13,13 +13,14 @@ from raydelt.cli.app import SERVICE, Json, Override, RunOrSpec, Spec, app
 
 # The service of the head in cluster/kubernetes.
 HEAD = "http://raydelt-head-svc:8265"
+SELECTION = "selection"
 Until = Annotated[str, typer.Option(help="The stage to go to: ranking, selection, ordered, model or report.")]
 
 
 @app.command(rich_help_panel=SERVICE)
 def rescore(
     run: RunOrSpec,
-    until: Until = "selection",
+    until: Until = SELECTION,
     refit: Annotated[bool | None, typer.Option("--refit/--keep", help="In place of rescore.fitted.")] = None,
     restart: Annotated[bool, typer.Option(help="Throw an unfinished version away.")] = False,
     since: Annotated[
@@ -57,16 +58,19 @@ def schedule(
     spec: Spec,
     cron: Annotated[str, typer.Option(help='When: a cron line, such as "0 3 * * *".')],
     timezone: Annotated[str, typer.Option(help="The zone of the cron line.")] = "UTC",
-    until: Until = "selection",
+    until: Until = SELECTION,
     manifest: Annotated[str | None, typer.Option(help="Write a Kubernetes CronJob to this file instead.")] = None,
     image: Annotated[str, typer.Option(help="The image of the CronJob.")] = f"raydelt-cpu:{__version__}",
     address: Annotated[str, typer.Option(help="The dashboard that the CronJob submits to.")] = HEAD,
     override: Override = None,
 ) -> None:
     """Score a run again by the clock: in this process, or as a CronJob of Kubernetes."""
+    from raydelt.errors import SpecError
     from raydelt.rescore.schedule import Cron
     from raydelt.specfile import load
 
+    if manifest is not None and until != SELECTION:
+        raise SpecError(f"--until {until!r} is not for --manifest, whose job goes to {SELECTION}: drop one of them")
     times, config = Cron(cron, timezone), load(spec, override)
     if manifest is not None:
         from raydelt.rescore.kubernetes import write

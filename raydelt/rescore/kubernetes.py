@@ -3,7 +3,7 @@
     submit --job rescore --id … --wait   the pod submits a job and follows it; one in its place finds it by its id
     concurrencyPolicy Forbid             a job that is late is not overtaken; the lease of the run fences the rest
     startingDeadlineSeconds              a missed time is caught up once, within this many seconds
-    podFailurePolicy                     what is wrong in the spec (2) or the rows (3) is not tried again
+    podFailurePolicy                     too many bad rows (3) are not tried again; code 2 is also a head that restarts
 
 It differs from the component `scheduled` in its name, spec, times and image alone. The token comes from the secret
 `raydelt-auth` of the namespace, credentials of stores from the cluster's own nodes, never from this file.
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from croniter import croniter
 
 from raydelt.config import RunConfig
 from raydelt.errors import InputError, SpecError
@@ -26,13 +27,14 @@ from raydelt.rescore.schedule import Cron
 MOUNT = "/etc/raydelt"
 SPEC = "run.yaml"
 LIMIT = 52
+NAMES = re.compile("jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec|sun|mon|tue|wed|thu|fri|sat", re.IGNORECASE)
 
 
 def manifests(name: str, spec: str, cron: str, *, image: str, zone: str, address: str) -> str:
     """The ConfigMap with the text of a spec and the CronJob that runs it, as YAML.
 
     Raises:
-        SpecError: the run's name makes no name in Kubernetes.
+        SpecError: the run's name makes no name in Kubernetes, or it has no such times.
     """
     own = "raydelt-" + re.sub(r"[^a-z0-9-]+", "-", name.lower()).strip("-")
     if own == "raydelt-" or len(own) > LIMIT:
@@ -44,7 +46,23 @@ def manifests(name: str, spec: str, cron: str, *, image: str, zone: str, address
         "metadata": {"name": own, "labels": labels},
         "data": {SPEC: spec},
     }
-    return yaml.safe_dump_all([config, _cron_job(own, labels, cron, image, zone, address)], sort_keys=False)
+    job = _cron_job(own, labels, in_numbers(cron), image, zone, address)
+    return yaml.safe_dump_all([config, job], sort_keys=False)
+
+
+def in_numbers(cron: str) -> str:
+    """A cron line as lists of numbers: Kubernetes knows no Sunday 7, and no range that goes over the end.
+
+    Raises:
+        SpecError: it names times that Kubernetes has no words for.
+    """
+    if re.search("[a-z#]", NAMES.sub("", cron), re.IGNORECASE) and not cron.startswith("@"):
+        raise SpecError(
+            f"--cron {cron!r} is none to Kubernetes: give numbers, names of months and days, and *,/- alone, or leave "
+            "--manifest out"
+        )
+    fields, _ = croniter.expand(cron)
+    return " ".join(",".join(map(str, field)) for field in fields)
 
 
 def write(file: str, config: RunConfig, cron: Cron, *, image: str, address: str) -> None:
@@ -62,7 +80,7 @@ def write(file: str, config: RunConfig, cron: Cron, *, image: str, address: str)
 
 
 def _cron_job(name: str, labels: dict[str, str], cron: str, image: str, zone: str, address: str) -> dict[str, Any]:
-    failure = {"action": "FailJob", "onExitCodes": {"containerName": "submit", "operator": "In", "values": [2, 3]}}
+    failure = {"action": "FailJob", "onExitCodes": {"containerName": "submit", "operator": "In", "values": [3]}}
     template = {"metadata": {"labels": labels}, "spec": _pod(name, image, address)}
     return {
         "apiVersion": "batch/v1",

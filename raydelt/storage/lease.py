@@ -6,9 +6,9 @@
 
 Who wants the lease looks at the highest number. If that was given back, or its beat is older than its term, the next
 number is created, and whoever creates it holds the lease; the numbers are the fencing tokens, and only grow. Ages are
-by the store's own clock (S3, shared disks), so the clocks of machines may differ. A holder that cannot renew in time
-has lost the lease by its own monotonic clock before anyone else may take it. Cost: about six requests to take it, two
-to renew it.
+by the clock of the store or file server, as a file shows that is put beside the others, so the clocks of machines may
+differ. A holder that cannot renew in time has lost the lease by its own monotonic clock before anyone else may take
+it. Cost: about six requests to take it, ten where somebody held it last, two to renew it.
 
 Caution: a holder that is stopped between `check` and a write can write after the next holder did. What it writes must
 carry the token, and readers must prefer the higher one.
@@ -157,5 +157,18 @@ def _told(place: Store, token: int) -> dict[str, Any]:
 
 def _left(place: Store, token: int) -> float:
     """Seconds that a holder's term still runs, by the store's clock; below 0 once it is over."""
-    ages = [s.age for n in (_slot(token), f"{_slot(token)}.beat") if (s := place.standing(n)) is not None]
-    return float(_told(place, token).get("seconds", 0.0)) - min(ages, default=float("inf"))
+    puts = [s.put for n in (_slot(token), f"{_slot(token)}.beat") if (s := place.standing(n)) is not None]
+    return float(_told(place, token).get("seconds", 0.0)) - (_now(place) - max(puts, default=float("-inf")))
+
+
+def _now(place: Store) -> float:
+    """The time by the clock that the files of a place have theirs from."""
+    probe = f".probe-{uuid.uuid4().hex}"
+    place.write_bytes(probe, b"")
+    try:
+        standing = place.standing(probe)
+    finally:
+        place.remove([probe])
+    if standing is None:
+        raise InputError(f"{place.url(probe)} is gone while it is looked at: let nothing else write there")
+    return standing.put

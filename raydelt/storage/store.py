@@ -11,9 +11,9 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import mimetypes
 import os
 import posixpath
-import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -48,10 +48,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Standing:
-    """A file as it stands: bytes, and its age in seconds by the store's own clock."""
+    """A file as it stands: bytes, and when it was put, in seconds since 1970 by the store's own clock."""
 
     size: int
-    age: float
+    put: float
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Store:
         return standing.size
 
     def standing(self, name: str) -> Standing | None:
-        """Size and age of a file; None where there is none. One request."""
+        """Size and time of a file; None where there is none. One request."""
         return self.asked(name, "read", lambda: self._standing(name))
 
     def _standing(self, name: str) -> Standing | None:
@@ -106,11 +106,13 @@ class Store:
         try:
             if self.is_local:
                 stat = os.stat(path)
-                return Standing(stat.st_size, time.time() - stat.st_mtime)
+                return Standing(stat.st_size, stat.st_mtime)
             if self.is_s3:
                 return self._head(path)
             found = self.fs.info(path)
-            return None if found["type"] == "directory" else Standing(int(found["size"]), self._age(path))
+            if found["type"] == "directory":
+                return None
+            return Standing(int(found["size"]), self.fs.modified(path).timestamp())
         except FileNotFoundError:
             return None
 
@@ -118,12 +120,7 @@ class Store:
         # `info` would list where the file is missing, to see whether it is a folder.
         bucket, key, _ = self.fs.split_path(path)
         answer = self.fs.call_s3("head_object", Bucket=bucket, Key=key, timeout=QUESTION_SECONDS)
-        now = exclusive.date_of(answer)
-        return Standing(int(answer["ContentLength"]), now - answer["LastModified"].timestamp())
-
-    def _age(self, path: str) -> float:
-        modified = self.fs.modified(path)
-        return float(time.time() - modified.timestamp())
+        return Standing(int(answer["ContentLength"]), answer["LastModified"].timestamp())
 
     def names(self) -> list[str]:
         """Names of the files and folders directly in this folder, sorted; empty where it does not exist."""
@@ -176,8 +173,14 @@ class Store:
         if self.is_local:
             exclusive.write_local(self.path(name), data, replace=True)
             return
-        options = {"chunksize": PART_BYTES} if self.is_s3 else {}
+        options = ({"chunksize": PART_BYTES} if self.is_s3 else {}) | self._content_type(name)
         self.asked(name, "written", lambda: self.fs.pipe_file(self.path(name), data, **options))
+
+    def _content_type(self, name: str) -> dict[str, Any]:
+        """The option of a put that lets a browser open a page instead of saving it; empty where there is none."""
+        kind, encoding = mimetypes.guess_type(name)
+        field = "ContentType" if self.is_s3 else "content_type" if "gs" in self.fs.protocol else None
+        return {field: kind} if field and kind and encoding is None else {}
 
     def create_only(self, name: str, data: bytes) -> bool:
         """Put a file where there is none; whether it is ours. `data` must tell writers apart (see `exclusive`)."""

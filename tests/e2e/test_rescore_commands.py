@@ -40,6 +40,10 @@ def spec_file(tmp_path: Path) -> Path:
         (("submit", "{spec}", "--job", "rescore", "--since", "soon"), "--since 'soon' is no time"),
         (("schedule", "{spec}", "--cron", "now and then"), "is no cron line"),
         (("schedule", "{spec}", "--cron", "0 3 * * *", "--timezone", "Mars"), "is not known"),
+        (
+            ("schedule", "{spec}", "--cron", "0 3 * * *", "--until", "model", "--manifest", "x"),
+            "--until 'model' is not",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_told_in_one_sentence(spec_file: Path, arguments: tuple[str, ...], told: str) -> None:

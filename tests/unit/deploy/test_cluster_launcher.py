@@ -115,6 +115,13 @@ def test_workers_are_spot_machines_that_come_and_go() -> None:
         assert "spot" not in json.dumps(types[config["head_node_type"]]["node_config"]).lower()
 
 
+def test_the_head_on_ec2_has_a_role_of_its_own() -> None:
+    types = loaded("aws")["available_node_types"]
+    names = {kind: own["node_config"]["IamInstanceProfile"]["Name"] for kind, own in types.items()}
+    # Ray's default for a head may not pass another role on, and workers that name one never start.
+    assert names == {"head": "raydelt-head", "cpu": "raydelt-worker", "gpu": "raydelt-worker"}
+
+
 def test_the_dashboard_stays_on_loopback_and_every_node_has_the_token() -> None:
     for name in FILES:
         config = loaded(name)

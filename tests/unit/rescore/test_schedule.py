@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import shutil
 from pathlib import Path
 
 import kubernetes_validate
@@ -11,8 +12,8 @@ import pytest
 import yaml
 
 from raydelt.cli.rescore import HEAD
-from raydelt.errors import InputError, SpecError
-from raydelt.rescore.kubernetes import manifests
+from raydelt.errors import ErrorBudgetExceeded, InputError, SpecError
+from raydelt.rescore.kubernetes import in_numbers, manifests
 from raydelt.rescore.schedule import FILE, Clock, Cron, serve
 from raydelt.storage import Store
 from tests.manifests import rendered
@@ -78,6 +79,48 @@ def test_a_failure_does_not_end_the_schedule(tmp_path: Path, caplog: pytest.LogC
     assert "the bucket is gone" in caplog.text
 
 
+@pytest.mark.parametrize("error", [RuntimeError("an actor died"), FileNotFoundError("gone")])
+def test_a_failure_that_nobody_foresaw_is_logged_whole_and_does_not_end_the_schedule(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    clock, seen = Simulated(START), list[float]()
+
+    def work() -> None:
+        seen.append(clock.now())
+        raise error
+
+    serve(Store(str(tmp_path)), Cron("0 * * * *"), work, clock=clock, times=2)
+    assert hours(seen) == [0.5, 1.5]
+    assert "Traceback" in caplog.text
+
+
+def test_a_store_that_is_away_when_it_is_due_does_not_end_the_schedule(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock, seen, store = Simulated(START), list[float](), Store(str(tmp_path / "run"))
+
+    def work() -> None:
+        seen.append(clock.now())
+        if len(seen) == 1:
+            shutil.rmtree(tmp_path / "run")
+            (tmp_path / "run").write_text("in the way")
+        else:
+            (tmp_path / "run").unlink(missing_ok=True)
+
+    serve(store, Cron("0 * * * *"), work, clock=clock, times=3)
+    assert hours(seen) == [0.5, 1.5, 2.5]
+    assert "due at 2026-01-01T01:00+00:00" in caplog.text
+    assert store.read_json(FILE)["done"] == START + 2.5 * HOUR
+
+
+def test_a_time_missed_before_the_first_was_due_is_caught_up(tmp_path: Path) -> None:
+    store, seen = Store(str(tmp_path)), list[float]()
+    serve(store, Cron("0 * * * *"), lambda: None, clock=Simulated(START), times=0)
+    later = Simulated(START + 5.2 * HOUR)
+    serve(store, Cron("0 * * * *"), lambda: seen.append(later.now()), clock=later, times=1)
+    assert hours(seen) == [5.2]
+
+
 def test_two_hundred_times_leave_one_file(tmp_path: Path) -> None:
     clock = Simulated(START)
     serve(Store(str(tmp_path)), Cron("*/5 * * * *"), lambda: None, clock=clock, times=200)
@@ -91,10 +134,21 @@ def test_hours_of_a_zone_follow_its_summer_time() -> None:
         assert daily.after(midnight) == midnight + utc * HOUR
 
 
-@pytest.mark.parametrize("line", ["", "every day", "61 * * * *", "* * * *"])
+@pytest.mark.parametrize("line", ["", "every day", "61 * * * *", "* * * *", "0 3 * * * 30", "0 3 * * * 0 2020"])
 def test_a_wrong_line_is_refused(line: str) -> None:
     with pytest.raises(SpecError, match="is no cron line"):
         Cron(line)
+
+
+@pytest.mark.parametrize("line", ["0 0 31 2 *", "0 0 30 2 *", "0 0 31 4,6 *"])
+def test_a_line_that_is_never_due_is_refused(line: str) -> None:
+    with pytest.raises(SpecError, match="is never due"):
+        Cron(line)
+
+
+@pytest.mark.parametrize("line", ["0 0 29 2 *", "0 0 30 2 1", "@daily"])
+def test_a_line_that_is_seldom_due_is_none_that_never_is(line: str) -> None:
+    assert Cron(line).after(START) > START
 
 
 def test_an_unknown_zone_is_refused() -> None:
@@ -127,6 +181,34 @@ def test_the_cron_job_is_that_of_the_overlay_but_for_name_times_and_image() -> N
     told = json.dumps(own["spec"]).replace(own["metadata"]["name"], "raydelt-spec")
     told = told.replace(', "app.kubernetes.io/instance": "raydelt-spec"', "")
     assert json.loads(told) == other["spec"]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("17 3 * * *", "17 3 * * *"),
+        ("0 3 * * 7", "0 3 * * 0"),
+        ("0 3 * * 5-7", "0 3 * * 0,5,6"),
+        ("0 22-2 * Jan fri-sun", "0 0,1,2,22,23 * 1 0,5,6"),
+        ("*/20 * ? * *", "0,20,40 * * * *"),
+        ("@daily", "0 0 * * *"),
+    ],
+)
+def test_a_line_means_the_same_to_kubernetes(line: str, expected: str) -> None:
+    assert in_numbers(line) == expected
+
+
+@pytest.mark.parametrize("line", ["0 3 L * *", "0 3 * * 2#3", "0 3 * * L5", "0 3 3W * *", "R 3 * * *"])
+def test_times_that_kubernetes_has_no_words_for_are_refused(line: str) -> None:
+    with pytest.raises(SpecError, match="is none to Kubernetes"):
+        manifests("x", "", line, image="raydelt", zone="UTC", address=HEAD)
+
+
+def test_only_too_many_bad_rows_are_not_tried_again() -> None:
+    [cron] = [one for one in rendered("scheduled") if one["kind"] == "CronJob"]
+    [rule] = cron["spec"]["jobTemplate"]["spec"]["podFailurePolicy"]["rules"]
+    # Code 2 is also a head that restarts, or a store that is away.
+    assert rule["onExitCodes"]["values"] == [ErrorBudgetExceeded.exit_code]
 
 
 def test_a_name_that_is_none_in_kubernetes_is_refused() -> None:
