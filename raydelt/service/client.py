@@ -15,7 +15,8 @@ import logging
 import os
 import re
 import socket
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,11 +28,13 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobSubmissionClient
 
 from raydelt.errors import InputError, SpecError
+from raydelt.service import tokens
 from raydelt.service.identity import shown
 
 CONNECT_SECONDS = 10
 ANSWER_SECONDS = 120
-RETRIES = 5
+SILENT_SECONDS = 60
+PATIENCE_SECONDS = 300
 OVERRIDES = "RAY_API_SERVER_ADDRESS"
 PORTS = {"http": 80, "https": 443}
 ITS_OWN_TYPE = re.compile(r"node_?[0-9a-f]{56}", re.IGNORECASE)
@@ -163,11 +166,7 @@ def plain(address: str) -> Iterator[None]:
             raise InputError(f"{error} at {place!r}: `raydelt list` shows what there is") from error
         raise InputError(f"the cluster at {place!r} refuses ({error})") from error
     except AuthenticationError as error:
-        if "nvalid" in str(error):
-            told = "refuses this token: check RAY_AUTH_TOKEN, or the file that RAY_AUTH_TOKEN_PATH names"
-        else:
-            told = "wants a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
-        raise InputError(f"the cluster at {place!r} {told}") from None
+        raise InputError(tokens.told(place, error)) from None
     except (requests.RequestException, aiohttp.ClientError, ConnectionError, TimeoutError) as error:
         raise InputError(_unreachable(address, _brief(error))) from error
 
@@ -211,27 +210,68 @@ def _is_own(ip: str) -> bool:
 
 
 def follow(client: Client, job: str, write: Callable[[str], object]) -> JobDetails:
-    """Write a job's log from its beginning until the job has ended; a connection that drops is taken up again."""
+    """Write a job's log from its beginning until the job has ended; a connection that drops is taken up again.
+
+    Raises:
+        ConnectionError: nothing was heard of the job for `PATIENCE_SECONDS`.
+        Refused: the cluster refuses to tell, or has said for as long that there is no such job.
+    """
     return asyncio.run(_follow(client, job, write))
 
 
 async def _follow(client: Client, job: str, write: Callable[[str], object]) -> JobDetails:
-    written, failures = 0, 0
+    written = 0
+    lost: float | None = None
     while True:
         place = 0
         try:
-            async for text in client.tail_job_logs(job):
-                place += len(text)
-                if place > written:
-                    write(text[written - place :])
-                    written, failures = place, 0
+            if not client.get_job_info(job).status.is_terminal():
+                lost = None
+            async with contextlib.aclosing(_tail(client, job)) as texts:
+                async for text in texts:
+                    place += len(text)
+                    if place > written:
+                        write(text[written - place :])
+                        written, lost = place, None
             details = client.get_job_info(job)
             if details.status.is_terminal():
                 return details
-        except (aiohttp.ClientError, requests.ConnectionError, OSError, RuntimeError) as error:
-            failures += 1
-            if isinstance(error, Refused):
-                raise
-            if failures > RETRIES:
+        except (aiohttp.ClientError, OSError, RuntimeError) as error:
+            lost = time.monotonic() if lost is None else lost
+            if not _passes(error) or time.monotonic() - lost > PATIENCE_SECONDS:
+                if isinstance(error, Refused):
+                    raise
                 raise ConnectionError(f"the log of {job} broke off: {error}") from error
         await asyncio.sleep(1)
+
+
+async def _tail(client: Client, job: str) -> AsyncGenerator[str, None]:
+    """What Ray's own tail tells. Of a head that vanished it tells nothing, so after a silence the job is asked about.
+
+    Raises:
+        OSError: nobody answers, or the job has ended without the tail's noticing.
+    """
+    texts = client.tail_job_logs(job)
+    following: asyncio.Future[str] | None = None
+    try:
+        while True:
+            # A wait that cancels would end the tail at every silence.
+            following = following or asyncio.ensure_future(anext(texts))
+            await asyncio.wait([following], timeout=SILENT_SECONDS)
+            if following.done():
+                yield following.result()
+                following = None
+            elif client.get_job_info(job).status.is_terminal():
+                raise ConnectionError("it says nothing, and the job has ended")
+    except StopAsyncIteration:
+        return
+    finally:
+        if following is not None:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+        await texts.aclose()
+
+
+def _passes(error: Exception) -> bool:
+    """Whether a fault may pass: a head that starts again knows its jobs only after a while."""
+    return not isinstance(error, Refused) or error.status == 404 or error.status >= 500

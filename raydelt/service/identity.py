@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from raydelt import __version__
 from raydelt.errors import SpecError
 from raydelt.storage import fingerprint
+from raydelt.storage.places import masked
 
 PREFIX = "raydelt."
 WHO = f"{PREFIX}identity"
@@ -91,7 +92,7 @@ def shown(place: str) -> str:
     """A path or URL without the user, password and query it may carry."""
     if "://" not in place:
         return place
-    parts = urlsplit(place)
+    parts = urlsplit(masked(place))
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 

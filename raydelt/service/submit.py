@@ -31,9 +31,13 @@ from raydelt.service import client as service
 from raydelt.service import demands, identity, package
 from raydelt.service.client import Client, Refused
 from raydelt.service.places import localise
+from raydelt.storage.places import AUTHORITY, masked
 
 SPEC = "raydelt-job.json"
-SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|PASSPHRASE", re.IGNORECASE)
+SECRET = re.compile(
+    r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|PASSPHRASE|PGPASS|DATABASE_URL|CONNECTION_STRING|(^|_)(PASS|PAT|DSN)(_|$)|_PWD",
+    re.IGNORECASE,
+)
 OURS = re.compile(r"PYTHONPATH|RAY_.*")
 EXIT_CODES = (0, 1, 2, 3)
 STOP_SECONDS = 15
@@ -92,6 +96,7 @@ def submit(config: RunConfig, request: Request, address: str) -> Submitted:
         RaydeltError: no such cluster, a wrong token, paths or resources that the cluster does not have; one sentence.
     """
     variables = environment(request.env, allow_secrets=request.allow_secrets)
+    check_requirements(request.pip)
     client = service.connect(address)
     with service.plain(address):
         nodes = service.nodes(client)
@@ -139,7 +144,7 @@ def environment(names: Sequence[str], *, allow_secrets: bool) -> dict[str, str]:
             )
         if OURS.fullmatch(name):
             raise SpecError(f"--env {name!r} is set on the cluster by Ray or by raydelt: leave it out")
-        if SECRET.search(name) and not allow_secrets:
+        if not allow_secrets and (SECRET.search(name) or AUTHORITY.search(os.environ.get(name, ""))):
             raise SpecError(
                 f"--env {name!r} looks like a secret, and Ray shows the values of a job's variables to all who reach "
                 "its dashboard: give it to the cluster's nodes, or pass --allow-secret-env"
@@ -147,6 +152,21 @@ def environment(names: Sequence[str], *, allow_secrets: bool) -> dict[str, str]:
         if name not in os.environ:
             raise SpecError(f"--env {name!r} is not set here: export it, or leave it out")
     return {name: os.environ[name] for name in sorted(set(names))}
+
+
+def check_requirements(requirements: Sequence[str]) -> None:
+    """Refuse requirements that hold credentials.
+
+    Raises:
+        SpecError: the URL of one has a user or a token in it.
+    """
+    for requirement in requirements:
+        # Git's user of ssh is a name; its key stays where it is.
+        if AUTHORITY.search(requirement.replace("ssh://git@", "ssh://")):
+            raise SpecError(
+                f"--pip {masked(requirement)!r} holds credentials, and Ray shows a job's requirements to all who "
+                "reach its dashboard: put the package into the image, or ship its wheel by --wheel"
+            )
 
 
 def _jobs(client: Client) -> dict[str, tuple[str, dict[str, str]]]:

@@ -39,11 +39,16 @@ def of_this_process() -> tuple[dict[str, str], dict[str, str]]:
 
 
 def giver(secret: dict[str, str]) -> Callable[[], None]:
-    """A function that sets these variables in the process that calls it, where they are not set already."""
+    """A function that sets these variables in the process that calls it, where it has none of its own.
+
+    A session's token belongs to a pair of keys: they are set together or not at all.
+    """
 
     def take_credentials() -> None:
+        own = "AWS_ACCESS_KEY_ID" in os.environ
         for name, value in secret.items():
-            os.environ.setdefault(name, value)
+            if not (own and name.startswith("AWS_")):
+                os.environ.setdefault(name, value)
 
     return take_credentials
 

@@ -36,7 +36,10 @@ CONCURRENT = 8
 S3 = ("s3", "s3a")
 READ_ONLY = ("hf", "http", "https", "github")
 PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub", "abfs": "adlfs"}
-AUTHORITY = re.compile(r"[a-z0-9+.-]+://(?P<user>[^/]*)@", re.IGNORECASE)
+# Secret keys hold slashes; a port before a path, or the name of an access point, is no key.
+AUTHORITY = re.compile(
+    r"(?P<scheme>[a-z0-9+.-]{1,30}://)(?:[^/\s]*|(?!arn:)[^/:@\s]+:(?!\d{1,5}(?:/|\s))[^@\s]*)@", re.IGNORECASE
+)
 
 
 def scheme(path: str) -> str:
@@ -69,8 +72,7 @@ def forget() -> None:
 
 def refuse_credentials(path: str, field: str = "the URL") -> None:
     """Refuse a URL that holds credentials: URLs are printed, and written into records."""
-    found = AUTHORITY.match(path)
-    if found:
+    if AUTHORITY.search(path):
         raise InputError(
             f"{field} {masked(path)!r} holds credentials: leave them out, and give them by AWS_PROFILE or "
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
@@ -78,9 +80,8 @@ def refuse_credentials(path: str, field: str = "the URL") -> None:
 
 
 def masked(path: str) -> str:
-    """A URL without the credentials that it may hold."""
-    found = AUTHORITY.match(path)
-    return path if found is None else f"{path[: found.start('user')]}***{path[found.end('user') :]}"
+    """A text without the credentials that its URLs may hold."""
+    return AUTHORITY.sub(r"\g<scheme>***@", path)
 
 
 def refuse_output(path: str, field: str = "output") -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.server
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pytest
 import ray
@@ -17,7 +19,7 @@ from ray.job_submission import JobDetails
 from raydelt.errors import InputError, SpecError
 from raydelt.service import client
 from raydelt.service.client import Node, Nodes, connect
-from raydelt.service.submit import described, environment, exit_code
+from raydelt.service.submit import check_requirements, described, environment, exit_code
 
 
 def details(status: str, code: int | None = None, **fields: object) -> JobDetails:
@@ -44,57 +46,133 @@ def stranger() -> Iterator[str]:
     server.server_close()
 
 
-@pytest.fixture
-def dashboard() -> Iterator[tuple[str, list[int]]]:
-    """A dashboard whose connections break off in the middle of a job's log; the list counts them."""
-    lines = [f"line {number}\n" for number in range(30)]
-    breaks = [0, 7, 7, 19]
+LINES = [f"line {number}\n" for number in range(30)]
 
-    async def version(request: web.Request) -> web.Response:
+
+@dataclass
+class Dashboard:
+    """What a dashboard does: each tail of the log breaks off, or falls silent, after so many lines; the last is whole.
+
+    While `away`, it does not know the job.
+    """
+
+    breaks: list[int]
+    silent: bool = False
+    away: int = 0
+    tails: int = 0
+    url: str = ""
+
+    async def version(self, request: web.Request) -> web.Response:
         return web.json_response({"version": "4", "ray_version": ray.__version__})
 
-    async def job(request: web.Request) -> web.Response:
-        status = "SUCCEEDED" if len(seen) > len(breaks) else "RUNNING"
+    async def job(self, request: web.Request) -> web.Response:
+        if self.away:
+            self.away -= 1
+            return web.Response(status=404, text="Job it does not exist")
+        ended = self.tails > len(self.breaks) or (self.silent and self.tails)
+        status = "SUCCEEDED" if ended else "RUNNING"
         return web.json_response({"type": "SUBMISSION", "status": status, "entrypoint": "e", "driver_exit_code": 0})
 
-    async def tail(request: web.Request) -> web.WebSocketResponse:
+    async def tail(self, request: web.Request) -> web.WebSocketResponse:
         stream = web.WebSocketResponse()
         await stream.prepare(request)
-        seen.append(len(seen))
-        for number, line in enumerate(lines):
-            if len(seen) <= len(breaks) and number == breaks[len(seen) - 1]:
+        self.tails += 1
+        for number, line in enumerate(LINES):
+            if self.tails <= len(self.breaks) and number == self.breaks[self.tails - 1]:
+                if self.silent:
+                    await asyncio.sleep(60)
                 assert request.transport is not None
                 request.transport.abort()
                 break
             await stream.send_str(line)
         return stream
 
-    seen: list[int] = []
+
+@contextlib.contextmanager
+def serving(dashboard: Dashboard) -> Iterator[Dashboard]:
     loop = asyncio.new_event_loop()
     application = web.Application()
-    application.router.add_get("/api/version", version)
-    application.router.add_get("/api/jobs/it", job)
-    application.router.add_get("/api/jobs/it/logs/tail", tail)
-    runner = web.AppRunner(application)
+    application.router.add_get("/api/version", dashboard.version)
+    application.router.add_get("/api/jobs/it", dashboard.job)
+    application.router.add_get("/api/jobs/it/logs/tail", dashboard.tail)
+    runner = web.AppRunner(application, shutdown_timeout=1)
     loop.run_until_complete(runner.setup())
     site = web.TCPSite(runner, "127.0.0.1", 0)
     loop.run_until_complete(site.start())
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
-    yield f"http://127.0.0.1:{runner.addresses[0][1]}", seen
-    asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(10)
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-    loop.close()
+    dashboard.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    try:
+        yield dashboard
+    finally:
+        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(10)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
 
 
-def test_a_log_is_written_once_however_often_the_connection_drops(dashboard: tuple[str, list[int]]) -> None:
-    address, seen = dashboard
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in (("SILENT_SECONDS", 0.3), ("ANSWER_SECONDS", 0.3), ("PATIENCE_SECONDS", 2)):
+        monkeypatch.setattr(client, name, seconds)
+
+
+def test_a_log_is_written_once_however_often_the_connection_drops() -> None:
     written: list[str] = []
-    ended = client.follow(connect(address), "it", written.append)
-    assert "".join(written) == "".join(f"line {number}\n" for number in range(30))
-    assert len(seen) == 5
+    with serving(Dashboard([0, 7, 7, 19])) as dashboard:
+        ended = client.follow(connect(dashboard.url), "it", written.append)
+    assert written == LINES
+    assert dashboard.tails == 5
     assert ended.driver_exit_code == 0
+
+
+def test_a_head_that_starts_again_may_not_know_the_job_for_a_while() -> None:
+    written: list[str] = []
+    with serving(Dashboard([7])) as dashboard:
+        there = connect(dashboard.url)
+        dashboard.away = 3
+        client.follow(there, "it", written.append)
+    assert written == LINES
+
+
+def test_a_job_that_stays_unknown_is_given_up(hasty: None) -> None:
+    with serving(Dashboard([])) as dashboard:
+        there = connect(dashboard.url)
+        dashboard.away = 10**6
+        with pytest.raises(InputError, match="does not exist"), client.plain(dashboard.url):
+            client.follow(there, "it", lambda text: None)
+
+
+def test_a_log_that_falls_silent_although_the_job_has_ended_is_taken_up_again(hasty: None) -> None:
+    written: list[str] = []
+    with serving(Dashboard([7], silent=True)) as dashboard:
+        client.follow(connect(dashboard.url), "it", written.append)
+    assert written == LINES
+    assert dashboard.tails == 2
+
+
+def test_a_head_that_says_nothing_any_more_is_given_up(hasty: None) -> None:
+    with serving(Dashboard([])) as dashboard, socket.create_server(("127.0.0.1", 0)) as silent:
+        there = connect(dashboard.url)
+        there._address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        started = time.monotonic()
+        with pytest.raises(InputError, match="no cluster answers"), client.plain(dashboard.url):
+            client.follow(there, "it", lambda text: None)
+    assert time.monotonic() - started < 20
+
+
+def test_a_head_that_vanishes_while_its_log_is_read_is_given_up(hasty: None) -> None:
+    written: list[str] = []
+    with serving(Dashboard([7], silent=True)) as dashboard, socket.create_server(("127.0.0.1", 0)) as silent:
+        there = connect(dashboard.url)
+
+        def write(text: str) -> None:
+            written.append(text)
+            there._address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+
+        with pytest.raises(InputError, match="no cluster answers"), client.plain(dashboard.url):
+            client.follow(there, "it", write)
+    assert written == LINES[:7]
 
 
 @pytest.mark.parametrize(
@@ -177,6 +255,52 @@ def test_variables_pass_by_name_and_secrets_do_not(monkeypatch: pytest.MonkeyPat
     assert "planted" not in str(caught.value)
     with pytest.raises(SpecError, match="not set here"):
         environment(["NOT_SET_ANYWHERE"], allow_secrets=False)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "DB_PASS",
+        "PGPASS",
+        "SMTP_PWD",
+        "GH_PAT",
+        "DATABASE_URL",
+        "AZURE_STORAGE_CONNECTION_STRING",
+        "SENTRY_DSN",
+        "DSN",
+    ],
+)
+def test_names_of_what_holds_a_secret_are_known(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "planted")
+    with pytest.raises(SpecError, match="looks like a secret"):
+        environment([name], allow_secrets=False)
+
+
+def test_a_value_that_holds_credentials_is_a_secret_whatever_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BROKER", "redis://me:planted@host:6379/0")
+    with pytest.raises(SpecError, match="'BROKER' looks like a secret") as caught:
+        environment(["BROKER"], allow_secrets=False)
+    assert "planted" not in str(caught.value)
+    for name in ("COMPASS", "MY_PATH", "PATTERN"):
+        monkeypatch.setenv(name, "http://host:80/x")
+        assert environment([name], allow_secrets=False) == {name: "http://host:80/x"}
+
+
+@pytest.mark.parametrize(
+    "requirement",
+    [
+        "tool @ git+https://planted@github.com/a/tool.git",
+        "--extra-index-url https://me:planted@host/simple --index-url https://you:planted@host/simple",
+    ],
+)
+def test_a_requirement_with_credentials_is_refused(requirement: str) -> None:
+    with pytest.raises(SpecError, match="holds credentials") as caught:
+        check_requirements([requirement])
+    assert "planted" not in str(caught.value)
+
+
+def test_a_requirement_by_ssh_holds_none() -> None:
+    check_requirements(["numpy>=2", "tool @ git+ssh://git@github.com/a/tool.git@main"])
 
 
 def test_a_described_job_names_its_variables_without_their_values() -> None:

@@ -76,4 +76,5 @@ def test_metadata_name_the_corpus_without_its_credentials() -> None:
 
 def test_an_address_is_shown_without_user_and_query() -> None:
     assert shown("http://me:pw@head:8265/?token=x") == "http://head:8265/"
+    assert shown("s3://AKIA:pw/pw@bucket/x") == "s3://bucket/x"
     assert shown("head:6379") == "head:6379"

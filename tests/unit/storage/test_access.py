@@ -61,13 +61,18 @@ def test_of_a_profile_that_takes_a_role_only_the_name_is_passed(monkeypatch: pyt
     assert secret == {}
 
 
-def test_what_is_given_does_not_replace_what_a_machine_has(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_with_keys_of_its_own_is_given_no_part_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "its own")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "before")
-    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    access.giver({"AWS_ACCESS_KEY_ID": "given", "AWS_SECRET_ACCESS_KEY": "hush"})()
-    assert os.environ["AWS_ACCESS_KEY_ID"] == "its own"
-    assert os.environ["AWS_SECRET_ACCESS_KEY"] == "hush"
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "its own")
+    for name in ("AWS_SESSION_TOKEN", "HF_TOKEN"):
+        # So that what is set meanwhile is unset again.
+        monkeypatch.setenv(name, "before")
+        monkeypatch.delenv(name)
+    given = {"AWS_ACCESS_KEY_ID": "given", "AWS_SECRET_ACCESS_KEY": "hush", "AWS_SESSION_TOKEN": "hush"}
+    access.giver(given | {"HF_TOKEN": "hush"})()
+    assert os.environ["AWS_ACCESS_KEY_ID"] == os.environ["AWS_SECRET_ACCESS_KEY"] == "its own"
+    assert "AWS_SESSION_TOKEN" not in os.environ
+    assert os.environ["HF_TOKEN"] == "hush"
 
 
 def test_ray_is_told_names_and_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +83,8 @@ def test_ray_is_told_names_and_no_secret(monkeypatch: pytest.MonkeyPatch) -> Non
     assert found["env_vars"]["AWS_ENDPOINT_URL"] == "http://127.0.0.1:2"
     assert "hush" not in json.dumps(found, default=repr)
     give = cloudpickle.loads(cloudpickle.dumps(found["worker_process_setup_hook"]))
-    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
     give()
     assert os.environ["AWS_SECRET_ACCESS_KEY"] == "hush"
     assert set(connect._runtime_environment(embedded=True)) == {"env_vars"}

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from raydelt.errors import InputError
-from raydelt.storage import Stage, Store, fingerprint
+from raydelt.storage import Stage, Store, fingerprint, refuse_credentials
 from raydelt.storage.store import PART_BYTES
 from tests.s3proxy import Proxy, proxy
 from tests.s3server import BUCKET, Server, using
@@ -213,11 +213,28 @@ def test_a_body_that_stays_short_is_given_up(rclone_server: Server, place: str) 
             store.read_bytes("a")
 
 
-@pytest.mark.parametrize("url", ["s3://key:hush@bucket/x", "s3://key@bucket", "gs://a:hush@b/c"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("s3://key:hush@bucket/x", "s3://key@bucket", "gs://a:hush@b/c", "s3://AKIA:hush/7+hush@bucket/x"),
+        *("https://me:hush/9@host:81/x", "simplecache::s3://key:hush@bucket/x"),
+    ],
+)
 def test_credentials_in_a_url_are_refused_and_not_repeated(url: str) -> None:
     with pytest.raises(InputError, match="holds credentials: leave them out") as found:
         Store(url).exists("x")
     assert "hush" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("s3://bucket/a@b", "hf://datasets/a/b@main/x", "http://host:8080/a@b", "a@b/c:d@e"),
+        "s3://arn:aws:s3:us-west-2:123456789012:accesspoint/mine/a@b",
+    ],
+)
+def test_an_at_sign_in_a_path_is_no_credential(url: str) -> None:
+    refuse_credentials(url)
 
 
 def test_a_place_that_can_only_be_read_is_no_output() -> None:
