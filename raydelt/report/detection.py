@@ -1,6 +1,6 @@
 """How well each component finds the flipped labels, where the spec simulated noise and the truth is known.
 
-With s the component in the direction of suspicion, F the k flipped and C the clean examples:
+With s the component in the direction of suspicion (high where it has none), F the k flipped and C the clean ones:
 
     AUROC           = P(s_f > s_c) + P(s_f = s_c) / 2          f from F, c from C
     precision at k  = share of F among the k highest s, those tied at the k-th counted with their mean
@@ -26,18 +26,33 @@ from raydelt.scorers.protocol import Array
 from raydelt.storage import Manifest, Store
 
 MAIN = "difficulty"
+# The end of wrong labels, by what the component means and by what docs/scorers measures on digits; `variability`
+# (AUROC of high values 0.01) and `learnability` (0.19) by the latter alone.
 LOW_IS_SUSPICIOUS = frozenset(
     {
-        *("margin", "consistency", "consistency_posterior", "consistency_lower", "self_consistency"),
-        *("aum", "confidence", "correctness", "alignment", "alignment_cosine", "tracin"),
-        *("lossval", "knn_shapley", "data_oob", "lava", "self_confidence", "random_values"),
+        *("margin", "consistency", "consistency_posterior", "consistency_lower"),
+        *("aum", "confidence", "correctness", "variability", "alignment", "alignment_cosine", "tracin"),
+        *("gradient_nearest", "gradient_mean", "lqs", "quality", "learnability", "pds"),
+        *("lossval", "knn_shapley", "data_oob", "lava", "self_confidence"),
+    }
+)
+# A column that is named nowhere, as a plugin's is, is taken for one of these.
+HIGH_IS_SUSPICIOUS = frozenset(
+    ("difficulty", "el2n", "loss", "perplexity", "forgetting", "grad_norm", "input_saliency", "weight_place")
+)
+# Flips lie all over these (AUROC 0.48 to 0.56), or the sign depends on the spec; read from the high end.
+NEITHER_IS_SUSPICIOUS = frozenset(
+    {
+        *("self_consistency", "consistency_js", "entropy", "least_confidence", "margin_uncertainty"),
+        *("sample_weight", "weight_uncertainty", "weight_age", "diversity", "prototype_distance", "typicality"),
+        *("novelty", "near_duplicate", "tokens", "excess_loss", "random_values"),
     }
 )
 
 
 @dataclass(frozen=True)
 class Finding:
-    """How one component ranks the flips; `suspicious` says which end is suspected, high or low."""
+    """How one component ranks the flips; `suspicious` says which end is suspected: high, low or neither."""
 
     component: str
     suspicious: str
@@ -81,7 +96,8 @@ def finding(parts: ScoredParts, column: str) -> Finding:
         values, flags = _look(parts, column, index, low)
         separation = separation.add(values[~flags])
     k = separation.flipped
-    return Finding(column, "low" if low else "high", separation.auroc(), separation.precision_at(k) if k else None)
+    end = "neither" if column in NEITHER_IS_SUSPICIOUS else "low" if low else "high"
+    return Finding(column, end, separation.auroc(), separation.precision_at(k) if k else None)
 
 
 def _look(parts: ScoredParts, column: str, index: int, low: bool) -> tuple[Array, Array]:

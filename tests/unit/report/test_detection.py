@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from raydelt.report.detection import Separation, detect, finding, kept_flips
+from raydelt.lqs.terms import columns_of
+from raydelt.report.detection import (
+    HIGH_IS_SUSPICIOUS,
+    LOW_IS_SUSPICIOUS,
+    NEITHER_IS_SUSPICIOUS,
+    Separation,
+    detect,
+    finding,
+    kept_flips,
+)
+from raydelt.scorers.registry import BUILT_IN, config_class
+from tests.documents import ROOT
+from tests.unit.test_scorer_pages import fragment_of
 
 Rows = list[tuple[int, bool]]
 
@@ -56,6 +69,35 @@ def test_low_is_suspicious_where_low_means_doubt(finished: Callable[..., Any]) -
     assert difficulty.auroc == pytest.approx(roc_auc_score(flags, run.columns["difficulty"]))
     assert consistency.auroc == pytest.approx(roc_auc_score(flags, -run.columns["consistency"]))
     assert min(difficulty.auroc, consistency.auroc) > 0.9
+
+
+def test_every_column_of_every_scorer_has_a_stated_direction() -> None:
+    ends = (LOW_IS_SUSPICIOUS, HIGH_IS_SUSPICIOUS, NEITHER_IS_SUSPICIOUS)
+    built = [config_class(kind).model_validate(fragment_of(kind)).build().columns for kind in BUILT_IN]
+    columns = {name for own in built for name in own} | set(columns_of("lqs"))
+    assert columns == frozenset.union(*ends)
+    assert sum(map(len, ends)) == len(columns)
+
+
+def test_the_directions_are_those_that_were_measured() -> None:
+    pages = "".join(path.read_text() for path in sorted((ROOT / "docs/scorers").glob("*.md")))
+    measured = {name: float(auroc) for name, auroc in re.findall(r"^\| `(\w+)` \| ([\d.]+) \[", pages, re.MULTILINE)}
+    assert len(measured) > 30
+    wrong = {
+        name: auroc
+        for name, auroc in measured.items()
+        if (name in LOW_IS_SUSPICIOUS and auroc > 0.35)
+        or (name in HIGH_IS_SUSPICIOUS and auroc < 0.9)
+        or (name in NEITHER_IS_SUSPICIOUS and not 0.4 < auroc < 0.6)
+    }
+    assert wrong == {}
+
+
+def test_neither_end_of_a_component_may_be_suspicious(finished: Callable[..., Any]) -> None:
+    run = finished()
+    found = finding(run.parts, "diversity")
+    assert found.suspicious == "neither"
+    assert found.auroc == pytest.approx(roc_auc_score(run.made.flipped(), run.columns["diversity"]))
 
 
 @pytest.mark.parametrize("cuts", [(), (80, 160), (0, 1, 239)])
