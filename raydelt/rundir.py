@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from pydantic import ValidationError
+
+from raydelt import __version__
 from raydelt.config import RunConfig
 from raydelt.errors import InputError
 from raydelt.estimate.beside import ESTIMATE, beside
@@ -48,7 +51,7 @@ def refuse_others(store: Store, config: RunConfig) -> None:
     """Refuse a place that belongs to another spec or to something else."""
     if store.exists(SPEC):
         held = store.read_json(SPEC)
-        there, here = _identity(held), _identity(config.resolved())
+        there, here = _identity(held, store), _identity(config.resolved(), store)
         for field in here:
             if there[field] != here[field]:
                 raise InputError(
@@ -65,17 +68,38 @@ def config_of(store: Store) -> RunConfig:
     """The spec of the run that holds a place.
 
     Raises:
-        InputError: there is no run.
+        InputError: there is no run, or this version of raydelt does not understand its spec.
     """
     if not store.exists(SPEC):
         cure = near(store.root, otherwise="give the `output` of a spec")
         raise InputError(f"{store.root!r} holds no raydelt run: {cure}")
-    return RunConfig.model_validate(store.read_json(SPEC))
+    try:
+        return RunConfig.model_validate(store.read_json(SPEC))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise foreign(store, SPEC, f" ({where}: {first['msg']})") from error
 
 
-def _identity(spec: dict[str, Any]) -> dict[str, Any]:
+def foreign(store: Store, name: str, detail: str = "") -> InputError:
+    """What to say of a file of a run that another version of raydelt wrote."""
+    told = store.read_json(RECORD) if store.exists(RECORD) else {}
+    wrote = told.get("versions", {}).get("raydelt", "of another version")
+    return InputError(
+        f"{store.url(name)} was written by raydelt {wrote}, and raydelt {__version__} cannot read it{detail}: run the "
+        "spec again"
+    )
+
+
+def _identity(spec: dict[str, Any], store: Store) -> dict[str, Any]:
     """The fields that say which run this is."""
-    return {"name": spec["name"], "seed": spec["seed"], "corpus.source": spec["corpus"]["source"]}
+    try:
+        return {"name": spec["name"], "seed": spec["seed"], "corpus.source": spec["corpus"]["source"]}
+    except (KeyError, TypeError) as error:
+        raise InputError(
+            f"{store.url(SPEC)} does not say whose run it is ({error}), as one of another version of raydelt may not: "
+            "choose another `output`, or delete that directory"
+        ) from error
 
 
 def _short(value: Any) -> str:

@@ -20,6 +20,7 @@ from raydelt.ask import files
 from raydelt.ask.lookup import CORPUS, Bad, locate, row_of, score_row
 from raydelt.ask.ranked import Group, cut_scores, groups_of
 from raydelt.ask.run import Run
+from raydelt.ask.text import plain
 from raydelt.ask.why import described
 from raydelt.errors import InputError
 from raydelt.examples import EXAMPLE_ID, column_of
@@ -35,7 +36,7 @@ def by_id(run: Run, ids: Sequence[str]) -> list[dict[str, Any]]:
     for example in ids:
         place = locate(run, example)
         if isinstance(place, Bad):
-            raise InputError(f"{example!r} is in quarantine ({place.reason}): `raydelt why` tells more")
+            raise InputError(f"{example!r} is in quarantine ({plain(place.reason)}): `raydelt why` tells more")
         entry = {"id": place.example_id, "split": place.split, **described(run, row_of(run, place))}
         found = score_row(run, place) if place.split == CORPUS and run.found("scores") else None
         told.append(entry | {"components": _values(run, found[0]) if found else None})

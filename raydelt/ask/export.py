@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from raydelt import storage
 from raydelt.ask import joined
 from raydelt.ask.run import Run
 from raydelt.errors import InputError
@@ -61,13 +62,19 @@ def export(run: Run, to: str, out: str, *, what: str = "selection", force: bool 
         raise InputError("--to webdataset is for examples: give --what selection or corpus, or --to parquet")
     place = Store(absolute(out))
     _check_apart(run, place)
-    _check_free(place, force=force)
     run.manifest("ordered" if what == "selection" else "scores")
+    with _one_sentence(place):
+        _check_free(place, force=force)
+        return _write(run, to, place, what)
+
+
+def _write(run: Run, to: str, place: Store, what: str) -> dict[str, Any]:
     with _beside(place) as target:
         written = {"parquet": _parquet, "jsonl": _jsonl, "hf": _hf, "webdataset": _webdataset}[to](
             WHAT[what](run), target
         )
-        told = {"format": to, "what": what, "out": place.root, "rows": written.rows, "files": written.files}
+        names = [posixpath.basename(place.path().rstrip("/"))] if to == "jsonl" else written.files
+        told = {"format": to, "what": what, "out": place.root, "rows": written.rows, "files": names}
         told |= {"run": run.store.root, "version": run.version}
         if to == "hf":
             target.write_bytes("README.md", _card(run, told).encode())
@@ -78,7 +85,7 @@ def export(run: Run, to: str, out: str, *, what: str = "selection", force: bool 
 
 @dataclass(frozen=True)
 class Written:
-    """What was written: rows, and names of files below the path."""
+    """What was written: rows, and names of files below the path; none where the path is the file."""
 
     rows: int
     files: list[str]
@@ -95,11 +102,30 @@ def _check_free(place: Store, *, force: bool) -> None:
     names = place.names()
     if not names and not place.exists():
         return
-    folder = os.path.isdir(place.path()) if place.is_local else bool(names)
+    # What a store lists of a file is that file.
+    alone = names == [posixpath.basename(place.path().rstrip("/"))]
+    folder = os.path.isdir(place.path()) if place.is_local else not (alone and place.exists())
     if folder and names and DONE not in names:
         raise InputError(f"{place.root!r} holds other things than an export: choose another --out")
     if not force:
         raise InputError(f"{place.root!r} exists: choose another --out, or give --force to replace it")
+
+
+@contextlib.contextmanager
+def _one_sentence(place: Store) -> Iterator[None]:
+    """What keeps a place from being written, as one sentence."""
+    try:
+        yield
+    except Exception as error:
+        if place.is_local and isinstance(error, OSError):
+            reason = error.strerror or str(error)
+            raise InputError(
+                f"--out {place.root!r} cannot be written ({reason}): mend its permissions, free space there, or "
+                "choose another --out"
+            ) from error
+        if isinstance(error, OSError) or storage.of_store(error):
+            raise storage.told(error, place.root, "written") from error
+        raise
 
 
 @contextlib.contextmanager
@@ -161,7 +187,7 @@ def _jsonl(tables: Iterator[pa.Table], place: Store) -> Written:
             for batch in table.to_batches(max_chunksize=JSON_ROWS):
                 file.write("".join(_line(row) + "\n" for row in batch.to_pylist()).encode())
             rows += table.num_rows
-    return Written(rows, [posixpath.basename(path)])
+    return Written(rows, [])
 
 
 def _line(row: dict[str, Any]) -> str:

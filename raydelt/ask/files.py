@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raydelt.errors import InputError
+from raydelt.examples import EXAMPLE_ID
 from raydelt.storage import Part, Store, opened
 
 
@@ -69,13 +72,27 @@ def of_groups(
     return parquet.read_row_groups(list(groups), columns=wanted)
 
 
+def row_of(store: Store, part: Part, example: str) -> dict[str, Any] | None:
+    """The row of an example in a file that is sorted by id; other columns than the ids are read where it is there."""
+    with opened_file(store, part) as parquet:
+        for group in range(parquet.num_row_groups):
+            limits = bounds(parquet, group, EXAMPLE_ID)
+            if limits is not None and not limits[0] <= example <= limits[1]:
+                continue
+            row = pc.index(of_groups(store, part, parquet, [EXAMPLE_ID], [group])[EXAMPLE_ID], example).as_py()
+            if row >= 0:
+                found: dict[str, Any] = of_groups(store, part, parquet, None, [group]).slice(row, 1).to_pylist()[0]
+                return found
+    return None
+
+
 def present(store: Store, part: Part, columns: Sequence[str]) -> list[str]:
     """Those of the columns that a file has."""
     with opened_file(store, part) as parquet:
         return [name for name in columns if name in parquet.schema_arrow.names]
 
 
-def bounds(parquet: pq.ParquetFile, group: int, column: str) -> tuple[float, float] | None:
+def bounds(parquet: pq.ParquetFile, group: int, column: str) -> tuple[Any, Any] | None:
     """Least and greatest value of a column in a row group by the file's statistics; None where they are not known."""
     names = [parquet.metadata.schema.column(i).path for i in range(parquet.metadata.num_columns)]
     if column not in names:

@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 
 from raydelt.ask import files
 from raydelt.ask.run import Run
+from raydelt.ask.text import plain
 from raydelt.errors import InputError
 from raydelt.examples import DRAW_KEY, EXAMPLE_ID, draw_keys, partition_of
 from raydelt.storage import Part
@@ -70,10 +71,10 @@ def locate(run: Run, example: str) -> Place | Bad:
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
-        named = ", ".join(place.example_id for place in fitting[:NAMED])
+        named = ", ".join(plain(place.example_id) for place in fitting[:NAMED])
         several = f"{len(fitting)}" if len(fitting) <= NAMED else f"more than {NAMED}"
         raise InputError(f"{example!r} begins the ids of {several} examples ({named}): give more of it")
-    hint = f"did you mean {', '.join(near)}?" if near else "`raydelt show RUN` lists some ids"
+    hint = f"did you mean {', '.join(map(plain, near))}?" if near else "`raydelt show RUN` lists some ids"
     raise InputError(f"{run.store.root!r} has no example {example!r}: {hint}")
 
 
@@ -126,9 +127,7 @@ def resting_row(run: Run, example: str) -> dict[str, Any] | None:
     """What the run says of an example that its selection left out because it rests; None where it does not."""
     manifest = run.found(RESTING)
     for part in manifest.parts if manifest is not None else []:
-        table = files.read(run.store, part)
-        row = pc.index(table[EXAMPLE_ID], example).as_py()
-        found: dict[str, Any] | None = table.slice(row, 1).to_pylist()[0] if row >= 0 else None
+        found = files.row_of(run.store, part, example)
         if found is not None and found["weight"] == 0:
             return found
     return None

@@ -9,16 +9,19 @@ about a million rows. Memory: two columns of one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from raydelt.ask import files
 from raydelt.ask.lookup import Place
 from raydelt.ask.run import Run
 from raydelt.examples import column_of
+from raydelt.rank import keys
+from raydelt.scorers.protocol import Array
 from raydelt.storage import Part
 
 COLUMNS = ("score", "score_se", "eligible", "gate", "rank", "percentile", "tokens", "label")
@@ -107,23 +110,40 @@ def groups_of(run: Run, parts: Sequence[Part]) -> list[Group]:
     return found
 
 
-def cut_of_class(run: Run, label: int) -> float | None:
-    """The lowest score that passes the gate among the kept examples of a class: its cut, where classes have quotas.
+def cuts_of_classes(run: Run, labels: Collection[int]) -> dict[int | None, float]:
+    """The lowest score that passes the gate among the kept examples of each class: its cut, where classes have quotas.
 
-    The ranking is read from the lowest kept example up, file by file, until one of the class is met.
+    The ranking is read from the lowest kept example up, row group by row group, until each of the classes was met.
     """
-    ranking, selection = run.manifest("ranking"), run.manifest("selection")
-    for ranked, kept in zip(ranking.parts, selection.parts, strict=True):
-        if kept.rows == 0:
+    found: dict[int | None, float] = {}
+    for ranked, kept in zip(run.manifest("ranking").parts, run.manifest("selection").parts, strict=True):
+        if kept.rows == 0 or len(found) == len(labels):
             continue
-        own = files.present(run.store, ranked, ["rank", "score", "gate", "label"])
-        table = files.read(run.store, ranked, own)
-        chosen = np.isin(column_of(table, "rank"), column_of(files.read(run.store, kept, ["rank"]), "rank"))
-        labels = table["label"].fill_null(-1).to_numpy()
-        rows = np.flatnonzero(chosen & (labels == label) & column_of(table, "gate").astype(bool))
-        if len(rows):
-            return float(column_of(table, "score")[rows].min())
-    return None
+        chosen = column_of(files.read(run.store, kept, ["rank"]), "rank")
+        with files.opened_file(run.store, ranked) as parquet:
+            for group in range(parquet.num_row_groups):
+                wanted = set(labels) - found.keys()
+                if wanted and _may_hold(parquet, group, chosen, wanted):
+                    found |= _cuts(run, ranked, parquet, group, chosen, wanted)
+    return found
+
+
+def _may_hold(parquet: pq.ParquetFile, group: int, chosen: Array, wanted: Collection[int]) -> bool:
+    """Whether a row group can hold a kept example of one of these classes, by its statistics."""
+    ranks, labels = files.bounds(parquet, group, "rank"), files.bounds(parquet, group, "label")
+    kept = ranks is None or bool(((chosen >= ranks[0]) & (chosen <= ranks[1])).any())
+    return kept and (labels is None or any(labels[0] <= label <= labels[1] for label in wanted))
+
+
+def _cuts(
+    run: Run, part: Part, parquet: pq.ParquetFile, group: int, chosen: Array, wanted: Collection[int]
+) -> dict[int | None, float]:
+    """The lowest score of each of these classes among the kept rows of a row group that pass the gate."""
+    own = [name for name in ("rank", "score", "eligible", "gate", "label") if name in parquet.schema_arrow.names]
+    table = files.of_groups(run.store, part, parquet, own, [group])
+    kept = np.isin(column_of(table, "rank"), chosen) & (keys.levels(table) == keys.BEST)
+    labels, scores = table["label"].fill_null(-1).to_numpy()[kept], column_of(table, "score")[kept]
+    return {label: float(scores[labels == label].min()) for label in wanted if (labels == label).any()}
 
 
 def cut_scores(run: Run) -> dict[int | None, float]:
@@ -135,8 +155,7 @@ def cut_scores(run: Run) -> dict[int | None, float]:
         if select["method"] == "threshold":
             return {None: float(select["value"])}
         return {} if facts.get("cut_score") is None else {None: float(facts["cut_score"])}
-    found = {label: cut_of_class(run, label) for label in range(len(run.classes))}
-    return {label: cut for label, cut in found.items() if cut is not None}
+    return cuts_of_classes(run, range(len(run.classes)))
 
 
 def _outside(value: float, limits: tuple[float, float]) -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from raydelt.ask.lookup import resting_row
-from raydelt.ask.ranked import cut_of_class, cut_scores
+from raydelt.ask.ranked import cut_scores, cuts_of_classes
 from raydelt.ask.run import Run
 from raydelt.ask.sample import below_gate, broken
 from raydelt.examples import EXAMPLE_ID
@@ -25,7 +25,7 @@ def rule_of(
 
     `ranked` and `kept` are its rows of the ranking and of the selection, None where it has none.
     """
-    select, facts = run.raw["select"], run.manifest("selection").facts
+    facts = run.manifest("selection").facts
     told: dict[str, Any] = {"kept": kept is not None, **dict.fromkeys(KEYS)}
     told["plan"] = facts.get("plan")
     told["rule"], told["text"] = _rule(run, scores, ranked, kept is not None)
@@ -33,10 +33,15 @@ def rule_of(
     if kept is not None:
         told |= {name: kept.get(name) for name in ("reason", "probability", "weight")}
     if ranked is not None and told["rule"] in ("cut", "quota", "threshold"):
-        quotas = select.get("quotas") is not None
-        cut = cut_of_class(run, ranked["label"]) if quotas else cut_scores(run).get(None)
-        told |= _distance(ranked, cut)
+        told |= _distance(ranked, _cut(run, ranked["label"]))
     return told
+
+
+def _cut(run: Run, label: int | None) -> float | None:
+    """The cut of an example's class where classes have quotas, else that of all."""
+    if run.raw["select"].get("quotas") is None:
+        return cut_scores(run).get(None)
+    return None if label is None else cuts_of_classes(run, {label}).get(label)
 
 
 def _distance(ranked: dict[str, Any], cut: float | None) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
-from raydelt import __version__
 from raydelt.ask import files
 from raydelt.errors import InputError
 from raydelt.rescore import versions
@@ -34,6 +33,17 @@ BELOW = re.compile(rf"(.+)/{versions.FOLDER}/v(\d{{6}})/?")
 # The command that makes what a stage publishes.
 COMMANDS = {"corpus": "score", "scores": "score", "ranking": "rank", "selection": "select", "ordered": "order"}
 COMMANDS |= {"model": "train", "refined": "rank"}
+# Stages of a version that scoring again goes to only where it is told so.
+LATER = ("selection", "ordered", "model", "report")
+# What is read of each stage whatever is asked, and a run of another version may lack.
+FACTS = {
+    "scores": ("columns",),
+    "refined": ("columns",),
+    "ranking": ("weights",),
+    "selection": ("kept", "of"),
+    "ordered": ("orders",),
+    "model": ("results", "steps"),
+}
 As = Literal["arrow", "pandas", "polars", "ray"]
 
 
@@ -74,7 +84,7 @@ class Run:
         if SPEC not in self._json:
             found = self.store.read_json(SPEC)
             if not isinstance(found, dict) or not {"corpus", "rank", "select", "order", "train"} <= found.keys():
-                raise InputError(f"{self.store.url(SPEC)} {self._foreign()}")
+                raise self._foreign(SPEC)
             self._json[SPEC] = found
         raw: dict[str, Any] = self._json[SPEC]
         return raw
@@ -86,17 +96,9 @@ class Run:
         Raises:
             InputError: this version of raydelt does not understand it.
         """
-        from pydantic import ValidationError
+        from raydelt.rundir import config_of
 
-        from raydelt.config import RunConfig
-
-        try:
-            return RunConfig.model_validate(self.raw)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            told = self._foreign(f" ({where}: {first['msg']})")
-            raise InputError(f"{self.store.url(SPEC)} {told}") from error
+        return config_of(self.store)
 
     @property
     def record(self) -> dict[str, Any]:
@@ -110,9 +112,12 @@ class Run:
         """What a stage says of itself; None where it was never published."""
         if stage not in self._manifests:
             try:
-                self._manifests[stage] = read_manifest(self.store, stage)
+                found = read_manifest(self.store, stage)
+                _ = [found.facts[name] for name in FACTS.get(stage, ())] if found is not None else []
             except (KeyError, TypeError) as error:
-                raise InputError(f"{self.store.url(f'{stage}/manifest.json')} {self._foreign()}") from error
+                detail = f" (no {error.args[0]})" if isinstance(error, KeyError) else ""
+                raise self._foreign(f"{stage}/manifest.json", detail) from error
+            self._manifests[stage] = found
         return self._manifests[stage]
 
     def manifest(self, stage: str) -> Manifest:
@@ -122,10 +127,16 @@ class Run:
             InputError: the run is not that far.
         """
         found = self.found(stage)
-        if found is None:
+        if found is not None:
+            return found
+        if self.version == 0:
             command = COMMANDS.get(stage, "run")
             raise InputError(f"{self.store.root!r} has no {stage} yet: `raydelt {command} SPEC` makes it")
-        return found
+        until = stage if stage in LATER else "ranking"
+        raise InputError(
+            f"version {self.version} of {self.root.root!r} has no {stage} yet: `raydelt rescore RUN --until {until}` "
+            "makes it, and RUN@0 is the run as it was first scored"
+        )
 
     @property
     def scored(self) -> Manifest:
@@ -198,9 +209,10 @@ class Run:
             return _polars(table)
         return table
 
-    def _foreign(self, detail: str = "") -> str:
-        wrote = self.record.get("versions", {}).get("raydelt", "another version of raydelt")
-        return f"was written by raydelt {wrote}, and raydelt {__version__} cannot read it{detail}: run the spec again"
+    def _foreign(self, name: str, detail: str = "") -> InputError:
+        from raydelt.rundir import foreign
+
+        return foreign(self.store, name, detail)
 
 
 def _numbered(root: Store, number: int) -> Run:

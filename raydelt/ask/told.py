@@ -77,7 +77,7 @@ def _components(components: Sequence[dict[str, Any]], beside: dict[str, Any]) ->
 
 
 def _rule(rule: dict[str, Any]) -> Iterator[str]:
-    yield f"  {rule['text']}"
+    yield f"  {plain(rule['text'])}"
     if rule["distance"] is not None:
         side = "above" if rule["distance"] >= 0 else "below"
         line = f"  {_number(abs(rule['distance']))} {side} the cut at {_number(rule['cut'])}"

@@ -19,7 +19,6 @@ ASK = "Ask a run"
 VALUE = "Values and labels"
 SERVICE = "A service"
 Spec = Annotated[str, typer.Argument(help="The YAML spec of the run.", metavar="SPEC")]
-RunPlace = Annotated[str, typer.Argument(metavar="RUN", help="A run directory.")]
 RunOrSpec = Annotated[str, typer.Argument(metavar="RUN", help="A run directory, or the YAML spec of a run.")]
 Override = Annotated[list[str] | None, typer.Option("-o", "--override", help="section.field=value; repeatable.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

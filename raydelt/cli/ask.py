@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from raydelt.cli.app import ASK, Json, RunPlace, app
+from raydelt.cli.app import ASK, Json, app
 
 Asked = Annotated[str, typer.Argument(metavar="RUN", help="A run directory, RUN@3 for its version 3.")]
 
@@ -33,20 +33,19 @@ def show(
     """Print what a run found, or its top, bottom and borderline examples."""
     from raydelt.ask.run import Run
     from raydelt.report import console
-    from raydelt.storage import Store, absolute
 
+    run = Run.open(output)
     if top or bottom or borderline:
         from raydelt.ask.examples import listed
         from raydelt.ask.told import examples_lines
 
-        found = listed(Run.open(output), top=top, bottom=bottom, borderline=borderline)
+        found = listed(run, top=top, bottom=bottom, borderline=borderline)
         _tell(found, examples_lines(found), as_json=as_json)
         return
-    store = Run.open(output).store if "@" in output else Store(absolute(output))
     if as_json:
-        typer.echo(json.dumps(console.result(store), indent=2))
+        typer.echo(json.dumps(console.result(run.store), indent=2))
     else:
-        console.show(store)
+        console.show(run.store)
 
 
 @app.command(rich_help_panel=ASK)
@@ -100,19 +99,19 @@ def export(
 
 
 @app.command(rich_help_panel=ASK)
-def verify(output: RunPlace, as_json: Json = False) -> None:
+def verify(output: Asked, as_json: Json = False) -> None:
     """Replay the training order of a run, and check that every training was fed exactly that."""
     from raydelt import cluster
+    from raydelt.ask.run import Run
     from raydelt.errors import InputError
     from raydelt.report import console
-    from raydelt.rundir import config_of
-    from raydelt.storage import Store, absolute
     from raydelt.train.verify import verify as replay
 
-    store = Store(absolute(output))
-    config = config_of(store)
+    run = Run.open(output)
+    config = run.spec
+    run.manifest("model")
     with cluster.connected(config.cluster):
-        verdicts = replay(config, store)
+        verdicts = replay(config, run.store)
     if as_json:
         typer.echo(json.dumps([verdict.__dict__ | {"accepted": verdict.accepted} for verdict in verdicts], indent=2))
     else:

@@ -21,6 +21,7 @@ import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -142,10 +143,10 @@ def prune(store: Store, *, keep: int) -> list[int]:
     return gone
 
 
-def versions(store: Store) -> list[Version]:
-    """All versions that stand, oldest first."""
+def versions(store: Store, *, latest: int | None = None) -> list[Version]:
+    """The versions that stand, or so many of the latest, oldest first."""
     numbers = sorted(int(m[1]) for m in map(NAME.fullmatch, store.at(FOLDER).names()) if m)
-    return [own for number in numbers if (own := _written(store, number)) is not None]
+    return [own for number in numbers[-latest if latest else 0 :] if (own := _written(store, number)) is not None]
 
 
 def read(
@@ -161,6 +162,19 @@ def read(
             table = parquet.read_row_groups(groups, columns=wanted) if groups else None
         if table is not None:
             yield table if exact else table.filter(pa.array(shard.rows(table[EXAMPLE_ID])))
+
+
+def row_of(store: Store, part: Part, example: str) -> dict[str, Any] | None:
+    """What a file says of one example: the ids of a bucket are read, and the rest of it only where it is there."""
+    shard = Shard(int(_bucket(draw_keys([example]), MOST_BUCKETS)[0]), MOST_BUCKETS)
+    with opened(store.url(part.file)) as file:
+        parquet = pq.ParquetFile(file)
+        for group in _groups(parquet, shard)[0]:
+            row = pc.index(parquet.read_row_group(group, columns=[EXAMPLE_ID])[EXAMPLE_ID], example).as_py()
+            if row >= 0:
+                found: dict[str, Any] = parquet.read_row_group(group).slice(row, 1).to_pylist()[0]
+                return found
+    return None
 
 
 def _check_time(store: Store, version: int, time: float) -> None:

@@ -10,6 +10,7 @@ Each is put by one atomic write. Caution: two monitors of one run at a time may 
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 import pyarrow as pa
@@ -24,9 +25,10 @@ FOLDED = "-9-folded.parquet"
 KEPT = 1000
 
 
-def events(store: Store) -> list[pa.Table]:
-    """All events of a run, in the order in which they happened; of folded ones, the last of each example."""
-    return [store.read_table(f"{RETIREMENT}/{name}") for name in _standing(store)]
+def events(store: Store, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """All events of a run, file by file in the order in which they happened; of folded ones each example's last."""
+    for name in _standing(store):
+        yield store.read_table(f"{RETIREMENT}/{name}", columns)
 
 
 def fold(store: Store, version: int) -> None:

@@ -45,7 +45,7 @@ def write_again(place: str) -> Run:
     config = run.spec.model_copy(update={"output": run.store.root})
     own = [manifests["model"].fingerprint, manifests["corpus"].fingerprint, config.report.model_dump(mode="json")]
     stage = Stage(run.store, NAME, fingerprint([__version__, config.seed, *own]))
-    seconds = {name: entry["seconds"] for name, entry in run.record["stages"].items()}
+    seconds = {name: entry.get("seconds") for name, entry in run.record["stages"].items()}
     run.store.check_writable()
     with cluster.connected(config.cluster):
         write_report(config, manifests, seconds, stage)
@@ -61,20 +61,25 @@ def standing(run: Run) -> dict[str, Manifest]:
     recorded = [name for name in run.record.get("stages", {}) if name != NAME]
     for name in NEEDED:
         if name not in recorded or run.found(name) is None:
-            raise InputError(
-                f"{run.store.root!r} is not finished (it has no {name}): go on with `raydelt run SPEC`, then ask for "
-                "its report"
-            )
+            raise InputError(f"{_called(run)} is not finished (it has no {name}): {_cure(run)}")
     manifests = {name: manifest for name in recorded if (manifest := run.found(name)) is not None}
     for name, manifest in manifests.items():
         if manifest.fingerprint != run.record["stages"][name]["fingerprint"]:
-            raise InputError(
-                f"{run.store.root!r} is between two specs ({name} is not that of run.json): go on with `raydelt run "
-                "SPEC`, then ask for its report"
-            )
+            raise InputError(f"{_called(run)} is between two specs ({name} is not that of run.json): {_cure(run)}")
         _check_files(run, name, manifest)
         _check_facts(run, name, manifest)
     return manifests
+
+
+def _called(run: Run) -> str:
+    return repr(run.store.root) if run.version == 0 else f"version {run.version} of {run.root.root!r}"
+
+
+def _cure(run: Run) -> str:
+    """What goes on with a run; a version is not of a spec that `raydelt run` could be given."""
+    if run.version == 0:
+        return "go on with `raydelt run SPEC`, then ask for its report"
+    return "go on with `raydelt rescore RUN --until report`, or ask for the report of RUN@0"
 
 
 def _check_files(run: Run, stage: str, manifest: Manifest) -> None:

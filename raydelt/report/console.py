@@ -12,8 +12,8 @@ from rich.text import Text
 
 from raydelt.errors import InputError
 from raydelt.estimate.beside import TOTAL
-from raydelt.report.wording import METRICS, MINUS, duration, mean, percent, planned, quantity
-from raydelt.rundir import RECORD
+from raydelt.report.wording import METRICS, MINUS, duration, mean, percent, planned, quantity, steps_of
+from raydelt.rundir import RECORD, foreign
 from raydelt.storage import Store, read_manifest
 from raydelt.storage.near import near
 
@@ -21,20 +21,39 @@ if TYPE_CHECKING:
     from raydelt.train.verify import Verdict
 
 
+# What is shown of a summary, which one of another version may lack.
+SHOWN = (
+    *("name", "detection", "selection.kept", "selection.of", "selection.noise"),
+    *("training.steps", "training.results", "training.metric", "training.values", "training.differences"),
+    *("cost.scoring", "cost.training", "cost.trainings", "cost.one_training"),
+)
+
+
 def result(store: Store) -> dict[str, Any]:
     """The record of a run, with its summary where the report stands and belongs to this record.
 
     Raises:
-        InputError: the place holds no finished stage.
+        InputError: the place holds no finished stage, or another version of raydelt wrote it.
     """
     if not store.exists(RECORD):
         cure = near(store.root, otherwise="check the path, or finish the run")
         raise InputError(f"{store.root!r} holds no raydelt run (no {RECORD}): {cure}")
     record: dict[str, Any] = store.read_json(RECORD)
+    if not _holds(record, "stages"):
+        raise foreign(store, RECORD, " (no stages)")
     report = read_manifest(store, "report")
     recorded = record["stages"].get("report", {}).get("fingerprint")
     current = report is not None and report.fingerprint == recorded
-    return record | {"summary": report.facts["summary"] if report is not None and current else None}
+    return record | {"summary": report.facts.get("summary", {}) if report is not None and current else None}
+
+
+def _holds(found: Any, name: str) -> bool:
+    """Whether plain data has a key, or a key of a key."""
+    for key in name.split("."):
+        if not isinstance(found, dict) or key not in found:
+            return False
+        found = found[key]
+    return True
 
 
 def show(store: Store, *, unchanged: bool = False) -> None:
@@ -44,9 +63,12 @@ def show(store: Store, *, unchanged: bool = False) -> None:
         print(f"nothing to do: every stage of {store.root} is up to date")
     if found["summary"] is None:
         for name, stage in found["stages"].items():
-            print(f"{name:10} {stage['rows']:>10} rows   {store.path(name)}")
+            print(f"{name:10} {stage.get('rows', ''):>10} rows   {store.path(name)}")
         _print_estimated(found.get("estimated", []))
         return
+    lacking = [name for name in SHOWN if not _holds(found["summary"], name)]
+    if lacking:
+        raise foreign(store, "report/summary.json", f" (no {lacking[0]})")
     rows = lines(found["summary"])
     rows += [("estimate", told) for told in estimated_lines(found.get("estimated", []))]
     _print(store, found["summary"]["name"], rows)
@@ -145,7 +167,7 @@ def lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
         told = f"{metric.change(d['mean'])} {metric.of_differences}, {metric.interval(d)}: {d['verdict']}"
         rows.append((f"selected - {arm}", told))
     rows.append(("choosing", f"{duration(cost['scoring'])} (everything between corpus and selection)"))
-    count = f"{cost['trainings']} trainings of {training['steps']} steps"
+    count = f"{cost['trainings']} trainings of {steps_of(training)} steps"
     rows.append(("training", f"{duration(cost['training'])} ({count}, {duration(cost['one_training'])} each)"))
     # A terminal or a log that is not UTF-8 takes these lines too.
     return [(name, text.replace(MINUS, "-")) for name, text in rows]

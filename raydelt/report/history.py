@@ -5,7 +5,8 @@
     retirement   how many examples each version moved from which state to which, and why
 
 Quantiles are those of one shard of the hashes, up to `ROWS` examples of each version, the same in all versions. Cost:
-a few row groups of each file of the history, and the events. Memory of a task: one version's shard, or all events.
+a few row groups of each file of the history, and four columns of the events. Memory of a task: one version's shard,
+or one file of events.
 
 Caution: with `fitted: keep` scores of versions compare; after a refit a shift may be the model's.
 """
@@ -38,7 +39,7 @@ def over_versions(run: Store, components: Sequence[str]) -> dict[str, Any] | Non
     """
     below = BELOW.fullmatch(run.root)
     root = Store(below[1]) if below is not None else run
-    known = history.versions(root)[-VERSIONS:]
+    known = history.versions(root, latest=VERSIONS)
     if not known:
         return None
     shard = history.shards(max(version.rows for version in known), ROWS)[0]
@@ -81,10 +82,10 @@ def quantiles_of(
 
 def moves_of(root: Store) -> list[dict[str, Any]]:
     """How many examples moved, by version, states and reason; the latest `MOVES` lines."""
-    events = ledger.events(root)
-    if not events:
-        return []
     keys = ["version", "before", "after", "reason"]
-    counted = pa.concat_tables(events).group_by(keys).aggregate([("example_id", "count")])
-    rows = counted.sort_by([(key, "ascending") for key in keys]).to_pylist()[-MOVES:]
-    return [{**{key: row[key] for key in keys}, "count": row["example_id_count"]} for row in rows]
+    counted = [table.group_by(keys).aggregate([([], "count_all")]) for table in ledger.events(root, keys)]
+    if not counted:
+        return []
+    summed = pa.concat_tables(counted).group_by(keys).aggregate([("count_all", "sum")])
+    rows = summed.sort_by([(key, "ascending") for key in keys]).to_pylist()[-MOVES:]
+    return [{**{key: row[key] for key in keys}, "count": row["count_all_sum"]} for row in rows]

@@ -81,15 +81,25 @@ def quantity(number: float, unit: str) -> str:
     return duration(number) if unit == "seconds" else size(number)
 
 
+def taken(training: Mapping[str, Any], arm: str | None = None) -> tuple[int, int]:
+    """The fewest and the most optimiser steps that the trainings of an arm, or all, took: some may stop early."""
+    own = [found.get("steps", training["steps"]) for found in training["results"] if arm in (None, found["arm"])]
+    return min(own), max(own)
+
+
+def steps_of(training: Mapping[str, Any], arm: str | None = None) -> str:
+    """Optimiser steps as people say them: `1,000`, or `640 to 1,000`."""
+    fewest, most = taken(training, arm)
+    return f"{most:,}" if fewest == most else f"{fewest:,} to {most:,}"
+
+
 def claim(summary: Mapping[str, Any]) -> str:
     """The run's result in one or two sentences."""
     training = summary["training"]
     metric, own = METRICS[training["metric"]], training["values"]["selected"]
     seeds = f"mean of {len(own)} seeds" if len(own) > 1 else "one seed"
-    text = (
-        f"A model trained on the selection for {training['steps']:,} steps reaches {metric.value(mean(own))} "
-        f"{metric.name} ({seeds})."
-    )
+    steps, reached = steps_of(training, "selected"), metric.value(mean(own))
+    text = f"A model trained on the selection for {steps} steps reaches {reached} {metric.name} ({seeds})."
     if not training["differences"]:
         return f"{text} No baseline was trained, so whether the selection helps is not known."
     said = "; ".join(_comparison(metric, arm, d) for arm, d in training["differences"].items())
@@ -111,16 +121,21 @@ def planned(told: Mapping[str, Any]) -> str:
     return f"{kept}, by {told['path']} for {told['budget']:g} {told['unit'].replace('_', ' ')}: {told['verdict']}"
 
 
-def price(cost: Mapping[str, Any]) -> list[str]:
+def price(cost: Mapping[str, Any], training: Mapping[str, Any]) -> list[str]:
     """What choosing cost beside what training costs, sentence by sentence."""
     scoring, one = cost["scoring"], cost["one_training"]
     if scoring is None or one is None:
         return ["The seconds of a stage that ran in an unfinished execution are not known, so neither is the cost."]
+    fewest, most = taken(training)
+    alike = (
+        "All arms train for the same number of steps, so the selection saved no training time in this run: choosing "
+        "comes on top."
+    )
+    stopped = f"Trainings stopped early, after {fewest:,} to {most:,} steps; choosing comes on top of what they took."
     times = f", as much as {scoring / one:.1f} trainings" if one else ""
     said = [
         f"Choosing took {duration(scoring)}{times} (one took {duration(one)}, start-up included).",
-        "All arms train for the same number of steps, so the selection saved no training time in this run: "
-        "choosing comes on top.",
+        alike if fewest == most else stopped,
     ]
     if cost["breaks_even"]:
         said.append(

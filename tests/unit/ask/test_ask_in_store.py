@@ -51,6 +51,9 @@ def test_an_export_to_a_store_is_whole_when_its_record_stands(tmp_path: Path) ->
     with pytest.raises(InputError, match="--force"):
         export(run, "parquet", out)
     export(run, "jsonl", f"{out}.jsonl")
+    with pytest.raises(InputError, match="give --force to replace it"):
+        export(run, "jsonl", f"{out}.jsonl")
+    assert export(run, "jsonl", f"{out}.jsonl", force=True)["files"] == ["out.jsonl"]
     lines = Store(f"s3://{s3server.BUCKET}").read_bytes("out.jsonl").decode().splitlines()
     assert [json.loads(line)["position"] for line in lines] == local["position"].to_pylist()
 

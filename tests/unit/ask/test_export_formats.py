@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import resource
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,32 @@ def test_what_stands_is_replaced_only_when_asked(made: Made, tmp_path: Path) -> 
     for wrong in ({"to": "csv"}, {"to": "parquet", "what": "all"}, {"to": "webdataset", "what": "scores"}):
         with pytest.raises(InputError, match="--"):
             export(run, out=str(tmp_path / "new"), **wrong)
+
+
+def test_a_place_that_cannot_be_written_is_one_sentence(made: Made, tmp_path: Path) -> None:
+    run = Run.open(made.store.root)
+    (tmp_path / "file").write_text("mine")
+    for to in ("parquet", "jsonl"):
+        with pytest.raises(
+            InputError, match=r"--out '.*' cannot be written \((File exists|Not a directory)\): .* another --out"
+        ):
+            export(run, to, str(tmp_path / "file" / "below"))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(InputError, match=r"--out '.*' cannot be written \(File too large\)"):
+            export(run, "jsonl", str(tmp_path / "rows.jsonl"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_files_that_are_told_stand(made: Made, tmp_path: Path) -> None:
+    run = Run.open(made.store.root)
+    for to, folder in (("jsonl", tmp_path), ("parquet", tmp_path / "p"), ("webdataset", tmp_path / "w")):
+        found = export(run, to, str(tmp_path / ("rows.jsonl" if to == "jsonl" else to[0])))
+        assert found["files"]
+        assert all((folder / name).is_file() for name in found["files"])
 
 
 def test_an_export_that_fails_leaves_nothing(made: Made, tmp_path: Path) -> None:

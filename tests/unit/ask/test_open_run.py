@@ -21,6 +21,7 @@ from raydelt.ask.dataset import OrderedDataset
 from raydelt.ask.examples import listed
 from raydelt.ask.run import Run
 from raydelt.ask.text import ISOLATE, plain, snippet
+from raydelt.ask.told import why_lines
 from raydelt.errors import InputError
 from tests.asked import Asked, Made
 
@@ -182,6 +183,24 @@ def test_texts_cannot_steer_the_terminal() -> None:
     assert snippet(f"ab{family}cdefghijkl", 6) in (f"ab{family}c…", f"ab{family}…", "ab…")
     assert snippet("e\u0301" * 9, 4) == "e\u0301" * 3 + "…"
     assert len(snippet("x" * 10**7, 40)) == 40
+
+
+def test_ids_and_classes_cannot_steer_the_terminal_either(tmp_path: Path) -> None:
+    rule = dict.fromkeys(("distance", "probability", "plan")) | {"text": "left: not of class a\x1b[2Jb"}
+    found = dict.fromkeys(("quarantine", "example", "components", "combined", "order", "history", "neighbours"))
+    assert list(why_lines(found | {"id": "x", "state": "left", "rule": rule}))[1] == "  left: not of class a[2Jb"
+    made = Asked(rows=60, parts=1, ranges=1, partitions=False).make(tmp_path / "run")
+    part = made.manifests["corpus"].parts[0]
+    ids = [f"{'near' if row < 2 else 'far'}-\x1b[2J{row}" for row in range(part.rows)]
+    table = made.store.read_table(part.file)
+    made.store.write_table(part.file, table.set_column(0, "example_id", pa.array(ids)))
+    for asked, words in (
+        ("near", r"2 examples \(near-\[2J0, near-\[2J1\)"),
+        ("near-\x1b[2J0x", r"did you mean near-\[2J0"),
+    ):
+        with pytest.raises(InputError, match=words) as caught:
+            Run.open(made.store.root).why(asked)
+        assert "\x1b" not in str(caught.value)
 
 
 def test_the_arrow_of_an_empty_selection_of_columns_is_the_ids(made: Made) -> None:

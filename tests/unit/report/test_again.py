@@ -20,6 +20,7 @@ from raydelt.monitor.triggers import Observation
 from raydelt.plan.make import make
 from raydelt.plan.stage import definition
 from raydelt.report.again import standing, write_again
+from raydelt.report.history import moves_of
 from raydelt.storage import Stage, fingerprint
 from tests.asked import Asked, Made
 from tests.reported import finish
@@ -90,6 +91,13 @@ def test_what_was_monitored_since_is_told(made: Made) -> None:
     ]
     moved = {"version": 2, "before": "active", "after": "probation", "reason": "low", "count": 7}
     assert told["retirement"] == [moved]
+    ledger.by_hand(made.store, 2, table.slice(0, 2))
+    assert moves_of(made.store) == [moved | {"count": 9}]
+    read = list(ledger.events(made.store, ["version", "reason"]))
+    assert [(own.num_rows, own.column_names) for own in read] == [
+        (7, ["version", "reason"]),
+        (2, ["version", "reason"]),
+    ]
 
 
 def test_a_plan_is_shown_where_it_is_of_this_very_run(made: Made) -> None:
