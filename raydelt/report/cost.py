@@ -4,7 +4,8 @@
     one training   = seconds of the train stage / (arms x seeds)       its start-up and evaluation included
     an epoch saves = (1 - kept / corpus) of a training on everything with as many epochs
 
-All arms train for the same number of steps, so within the run the selection saves nothing: scoring comes on top.
+All arms train for the same number of steps unless they stop early, so within the run the selection saves nothing:
+scoring comes on top.
 Pure functions. Caution: seconds of a stage that was resumed after a crash cover its last execution only.
 """
 

@@ -31,7 +31,7 @@ def kind_of_model(path: str | None) -> tuple[str | None, str | None, int]:
     """The path as a language model, or as an encoder of sentences, and the tokens that a language model takes.
 
     Raises:
-        InputError: there is no such folder, or it is neither.
+        InputError: there is no such folder, it is neither, or its config.json is broken.
     """
     if path is None:
         return None, None, CONTEXT
@@ -44,9 +44,14 @@ def kind_of_model(path: str | None) -> tuple[str | None, str | None, int]:
     settings = posixpath.join(root, "config.json")
     if not fs.exists(settings):
         raise InputError(f"--model {path!r} holds no config.json: give a folder as save_pretrained writes it")
-    held = json.loads(fs.cat_file(settings))
-    context = int(held.get("max_position_embeddings") or held.get("n_positions") or CONTEXT)
-    causal = any("Causal" in name or "LMHead" in name for name in held.get("architectures") or [])
+    try:
+        held = json.loads(fs.cat_file(settings))
+        context = int(held.get("max_position_embeddings") or held.get("n_positions") or CONTEXT)
+        causal = any("Causal" in name or "LMHead" in name for name in held.get("architectures") or [])
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"--model {path!r}: its config.json cannot be read ({error}): give a folder as save_pretrained writes it"
+        ) from error
     return (path, None, min(CONTEXT, context)) if causal else (None, path, CONTEXT)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from raydelt.setup.begin import Begun
 from raydelt.setup.findings import Finding
+from raydelt.setup.write import plain, quoted
 
 
 def begun(found: Begun, file: str) -> str:
@@ -20,10 +21,11 @@ def begun(found: Begun, file: str) -> str:
     lines.append(line)
     lines += [f"{name} split: {facts[name]}" for name in ("test", "validation") if facts[name]]
     verb = "order" if facts["task"] == "vectors" else "run"
-    lines += [f"wrote {file}; next:", f"  raydelt doctor {file}", f"  raydelt estimate {file}"]
+    own = quoted(file)
+    lines += [f"wrote {file}; next:", f"  raydelt doctor {own}", f"  raydelt estimate {own}"]
     if verb == "order":
         lines[-1] += " --until order"
-    return "\n".join([*lines, f"  raydelt {verb} {file}"])
+    return "\n".join([*lines, f"  raydelt {verb} {own}"])
 
 
 def _files(count: int) -> str:
@@ -37,9 +39,7 @@ def _label(name: str) -> str:
 def findings(found: Sequence[Finding]) -> str:
     """One line a check: its state, what it is about, what was found, and what helps."""
     width = max(len(finding.check) for finding in found)
-    lines = [
-        f"{finding.state:4}  {finding.check:{width}}  {finding.found}{f' - {finding.cure}' if finding.cure else ''}"
-        for finding in found
-    ]
+    texts = (plain(f"{finding.found} - {finding.cure}" if finding.cure else finding.found) for finding in found)
+    lines = [f"{finding.state:4}  {finding.check:{width}}  {text}" for finding, text in zip(found, texts, strict=True)]
     counts = {state: sum(finding.state == state for finding in found) for state in ("ok", "warn", "fail")}
     return "\n".join([*lines, ", ".join(f"{count} {state}" for state, count in counts.items())])

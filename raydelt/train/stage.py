@@ -1,7 +1,7 @@
 """The train stage: one Ray Train job over all replicates, then the paired comparison of the arms.
 
-All arms get the same number of optimiser steps, the same recipe and the same seeds. Cost: (1 + baselines) x seeds
-trainings; the worker group starts once.
+All arms get the same number of optimiser steps (fewer where they stop early), the same recipe and the same seeds.
+Cost: (1 + baselines) x seeds trainings; the worker group starts once.
 """
 
 from __future__ import annotations

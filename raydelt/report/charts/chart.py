@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from raydelt.report.svg import ROLES, alone, inline, style
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 Mark = tuple[float, float, str]
 PNG_DPI = 144
+# As many marks as a pointer can tell apart along a chart of this width.
 MARKS = 240
 
 
@@ -76,7 +79,10 @@ class Chart:
         told: list[Any] = [
             [round(float(x), 1), round(float(height - y), 1), text]
             for (x, y), (_, _, text) in zip(places, self.marks, strict=True)
+            if np.isfinite(x) and np.isfinite(y)
         ]
+        if not told:
+            return ""
         frame = [round(float(value), 1) for value in (box.x0, height - box.y1, box.x1, height - box.y0)]
-        data = html.escape(json.dumps(told, ensure_ascii=False))
+        data = html.escape(json.dumps(told, ensure_ascii=False, allow_nan=False))
         return f' tabindex="0" data-along="{self.along}" data-frame="{json.dumps(frame)}" data-marks="{data}"'

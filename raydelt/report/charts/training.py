@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from raydelt.report.charts.axes import logarithmic, look_of, said
-from raydelt.report.charts.chart import Chart, Mark
+from raydelt.report.charts.chart import MARKS, Chart, Mark
 from raydelt.report.svg import ROLES, axes, style
 from raydelt.report.wording import Metric
 
 PAIRED_SEEDS = 100
+POINTS = 4 * MARKS
 
 
 def differences(found: Mapping[str, Mapping[str, Any]], metric: Metric) -> Chart:
@@ -92,35 +93,54 @@ def _over_steps(
     own: Mapping[str, tuple[Any, Any]], name: str, unit: str, alt: str, caption: str, *, plain: bool = False
 ) -> Chart:
     """Means and ranges [S, p] over steps [p], by arm."""
+    mean = {arm: np.nanmean(values, axis=0) for arm, (_, values) in own.items()}
     with style():
         figure, ax = axes(6.2, 3.4)
         for arm, (steps, values) in own.items():
             colour, dashes, _ = look_of(arm)
-            ax.fill_between(steps, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2, lw=0)
-            ax.plot(steps, values.mean(axis=0), dashes, color=colour, label=arm)
-        if not plain and min(values.min() for _, values in own.values()) > 0:
+            ax.fill_between(steps, np.nanmin(values, axis=0), np.nanmax(values, axis=0), color=colour, alpha=0.2, lw=0)
+            ax.plot(steps, mean[arm], dashes, color=colour, label=arm)
+        if not plain and min(np.nanmin(values) for _, values in own.values()) > 0:
             logarithmic(ax)
         ax.set_xlabel("optimiser steps")
         ax.set_ylabel(unit)
         ax.set_xlim(left=0)
         ax.legend()
-    first, mean = next(iter(own.values()))[0], {arm: values.mean(axis=0) for arm, (_, values) in own.items()}
-    marks = [
-        (
-            float(step),
-            float(next(iter(mean.values()))[place]),
-            f"step {step:,.0f}: " + ", ".join(f"{arm} {said(np.interp(step, own[arm][0], mean[arm]))}" for arm in own),
-        )
-        for place, step in enumerate(first)
-    ]
-    return Chart(name, figure, alt, caption, marks)
+    if any(np.isnan(values).any() for _, values in own.values()):
+        caption += " Where a training stopped early, line and band are of those that went on."
+    return Chart(name, figure, alt, caption, _marks({arm: (steps, mean[arm]) for arm, (steps, _) in own.items()}))
+
+
+def _marks(means: Mapping[str, tuple[Any, Any]]) -> list[Mark]:
+    """What each arm reaches at up to `MARKS` of the steps; of an arm that has ended nothing is said."""
+    steps = _thinned(np.unique(np.concatenate([own for own, _ in means.values()])), MARKS)
+    at = {arm: _between(steps, own, values) for arm, (own, values) in means.items()}
+    marks = []
+    for place, step in enumerate(steps):
+        there = {arm: values[place] for arm, values in at.items() if np.isfinite(values[place])}
+        if there:
+            told = ", ".join(f"{arm} {said(value)}" for arm, value in there.items())
+            marks.append((float(step), float(next(iter(there.values()))), f"step {step:,.0f}: {told}"))
+    return marks
 
 
 def _aligned(curves: Sequence[Sequence[Sequence[float]]]) -> tuple[Any, Any]:
-    """Steps [p] of the first curve and the values [S, p] of all curves there."""
-    steps = np.array([point[0] for point in curves[0]], np.float64)
-    values = [np.interp(steps, [p[0] for p in curve], [p[1] for p in curve]) for curve in curves]
+    """Up to `POINTS` of the steps [p] of all curves and their values [S, p] there; NaN before and after a curve."""
+    steps = _thinned(np.unique([point[0] for curve in curves for point in curve]).astype(np.float64), POINTS)
+    values = [_between(steps, [p[0] for p in curve], [p[1] for p in curve]) for curve in curves]
     return steps, np.array(values)
+
+
+def _between(steps: Any, own: Any, values: Any) -> Any:
+    """The values [p] of a curve at these steps, NaN where it is not."""
+    return np.interp(steps, own, values, left=np.nan, right=np.nan)
+
+
+def _thinned(steps: Any, most: int) -> Any:
+    """The steps, or so many of them at even distances, the first and the last among them."""
+    if len(steps) <= most:
+        return steps
+    return steps[np.linspace(0, len(steps) - 1, most).round().astype(int)]
 
 
 def values(found: Mapping[str, Sequence[float]], metric: Metric) -> Chart:

@@ -14,11 +14,11 @@ import pytest
 from PIL import Image
 
 from raydelt.report.charts import charts_of
-from raydelt.report.charts.chart import Chart
+from raydelt.report.charts.chart import MARKS, Chart
 from raydelt.report.charts.composition import within
 from raydelt.report.charts.over_time import stages, versions
 from raydelt.report.charts.plan import plan
-from raydelt.report.charts.training import evaluations
+from raydelt.report.charts.training import curves, evaluations
 from raydelt.report.svg import ROLES
 from raydelt.report.wording import METRICS
 
@@ -82,6 +82,45 @@ def test_evaluations_on_the_way_are_drawn_by_arm() -> None:
     assert chart is not None
     assert next(told for _, _, told in chart.marks) == "step 10: selected 50, random 60"
     assert evaluations([{"arm": "selected", "evaluations": []}], METRICS["accuracy"], "accuracy") is None
+
+
+def trainings(ends: dict[str, tuple[int, ...]], every: int = 10) -> list[dict[str, Any]]:
+    """Trainings that took so many steps each, by arm; the loss of the s-th seed is 1 + s at all of them."""
+    return [
+        {"arm": arm, "steps": end, "curve": [[step, 1.0 + seed] for step in range(every, end + 1, every)]}
+        for arm, steps in ends.items()
+        for seed, end in enumerate(steps)
+    ]
+
+
+def test_curves_end_where_their_trainings_ended() -> None:
+    chart = curves(trainings({"selected": (30, 50), "random": (20, 20)}))
+    told = [text for _, _, text in chart.marks]
+    assert told[:2] == [f"step {step}: selected 1.5, random 1.5" for step in (10, 20)]
+    assert told[2:] == ["step 30: selected 1.5", "step 40: selected 2", "step 50: selected 2"]
+    assert "stopped early" in chart.caption
+    assert len(marks_of(chart)) == 5
+    assert "stopped early" not in curves(trainings({"selected": (30, 30)})).caption
+
+
+def test_the_first_arm_may_end_first() -> None:
+    chart = curves(trainings({"selected": (20,), "random": (30,)}))
+    assert [text for _, _, text in chart.marks][-1] == "step 30: random 1"
+
+
+def test_many_evaluations_are_thinned() -> None:
+    chart = curves(trainings({"selected": (20_000,), "random": (15_000,)}, every=1))
+    assert len(chart.marks) <= MARKS
+    assert (chart.marks[0][0], chart.marks[-1][0]) == (1.0, 20_000.0)
+    assert max(len(line.get_xdata()) for line in chart.figure.axes[0].lines) <= 4 * MARKS  # type: ignore[arg-type]
+    assert len(chart.text) < 200_000
+
+
+def test_a_mark_that_is_no_number_is_left_out_of_the_page() -> None:
+    chart = curves(trainings({"selected": (30,)}))
+    odd = Chart(chart.name, chart.figure, "", "", [(10.0, float("nan"), "nothing"), *chart.marks])
+    assert [text for _, _, text in marks_of(odd)] == [text for _, _, text in chart.marks]
+    assert "data-marks" not in Chart(chart.name, chart.figure, "", "", [(10.0, float("nan"), "nothing")]).svg
 
 
 def test_a_plan_is_a_line_for_every_budget() -> None:

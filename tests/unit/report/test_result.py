@@ -12,6 +12,7 @@ import pytest
 
 from raydelt.report import console, wording
 from raydelt.report.cost import cost, stage_seconds
+from raydelt.report.page import render
 from raydelt.report.stage import write_report
 from raydelt.storage import Stage, Store
 from tests.unit.report.conftest import HandMade, without_ray
@@ -28,7 +29,7 @@ def test_cost_counts_all_that_choosing_took() -> None:
     assert cost(SECONDS, trainings=15, kept=100, corpus=100)["breaks_even"] is None
     unknown = cost(SECONDS | {"proxies": None}, trainings=15, kept=50, corpus=100)  # type: ignore[dict-item]
     assert unknown["scoring"] is unknown["breaks_even"] is None
-    assert "not known" in wording.price(unknown)[0]
+    assert "not known" in wording.price(unknown, {"steps": 1, "results": []})[0]
 
 
 def test_seconds_of_earlier_executions_count_where_the_fingerprint_is_the_same() -> None:
@@ -44,6 +45,26 @@ def test_seconds_of_earlier_executions_count_where_the_fingerprint_is_the_same()
     found = stage_seconds(now, fingerprints, earlier)
     assert found == {"scores": 5.0, "ranking": 2.0, "selection": None, "model": None}
     assert stage_seconds(now, {"scores": "a"}, None) == {"scores": 0.001}
+
+
+def test_the_steps_that_are_claimed_are_those_that_were_taken(
+    finished: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = finished()
+    same = "All arms train for the same"
+    page = render(run.summary())
+    assert f"{same} 100 optimiser steps" in page
+    assert f"{same} number of steps" in page
+    for place, result in enumerate(run.manifests["model"].facts["results"]):
+        result["steps"] = 100 - 10 * (place % 5)
+    summary = run.summary()
+    page = render(summary)
+    assert same not in page
+    assert "stop early, after 60 to 100 optimiser steps" in page
+    assert "Trainings stopped early, after 60 to 100 steps" in page
+    assert "on the selection for 80 to 100 steps reaches" in wording.claim(summary)
+    console.show(published(run))
+    assert "9 trainings of 60 to 100 steps" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
