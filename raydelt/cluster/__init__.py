@@ -7,10 +7,10 @@ sees counts and file names only.
 
 from raydelt.cluster.connect import connected, session
 from raydelt.cluster.failures import plain_errors
-from raydelt.cluster.passes import Reduce, passes
+from raydelt.cluster.holders import Reduce, passes
 from raydelt.cluster.pool import actor_map
 from raydelt.cluster.progress import remote_progress
-from raydelt.cluster.resources import capacity, cpus, require, wait_for_free
+from raydelt.cluster.resources import capacity, cpus, places, require, require_places, wait_for_free
 from raydelt.cluster.shuffles import reduce_parts, regroup, shuffle
 from raydelt.cluster.tasks import cancelled, fetched, parallel, scatter, shared
 
@@ -24,11 +24,13 @@ __all__ = [
     "fetched",
     "parallel",
     "passes",
+    "places",
     "plain_errors",
     "reduce_parts",
     "regroup",
     "remote_progress",
     "require",
+    "require_places",
     "scatter",
     "session",
     "shared",

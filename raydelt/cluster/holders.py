@@ -26,6 +26,8 @@ S = TypeVar("S")
 
 KEPT_BYTES = 512 << 20
 IN_FLIGHT = 4
+# Of a CPU: enough to stay off nodes that have none.
+LITTLE = 0.01
 
 
 class Reduce(Protocol):
@@ -41,7 +43,10 @@ def passes(read: Callable[[int], pa.RecordBatch], parts: int, *, label: str) -> 
 
     def reduce(reducer: Reducer[S, R]) -> R:
         if not holders:
-            holder = ray.remote(_Holder).options(num_cpus=1, max_restarts=-1, max_task_retries=TASK_RETRIES)
+            # They work while the driver waits for them, and must not keep a CPU from tasks that others wait for.
+            holder = ray.remote(_Holder).options(
+                num_cpus=LITTLE, scheduling_strategy="SPREAD", max_restarts=-1, max_task_retries=TASK_RETRIES
+            )
             holders.extend(holder.remote(read, KEPT_BYTES) for _ in range(min(cpus(), max(1, parts))))
         return _reduced(reducer, holders, parts, label)
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from raydelt import cluster
-from raydelt.cluster import passes as module
+from raydelt.cluster import holders
 from raydelt.errors import InputError
 
 PARTS = 7
@@ -59,7 +59,7 @@ EXPECTED = tuple(4950 * 10.0**index for index in range(PARTS))
 def test_what_fits_is_read_once(
     ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int, readings: int
 ) -> None:
-    monkeypatch.setattr(module, "KEPT_BYTES", most)
+    monkeypatch.setattr(holders, "KEPT_BYTES", most)
     with cluster.passes(Noted(tmp_path), PARTS, label="sum") as reduce:
         assert reduce(Joined(1.0)) == EXPECTED
         assert reduce(Joined(2.0)) == tuple(2 * value for value in EXPECTED)
