@@ -13,6 +13,7 @@ from raydelt.scorers.lqs import LqsConfig
 from raydelt.scorers.protocol import Need
 from raydelt.storage.places import refuse_credentials, refuse_output
 from raydelt.train import track
+from raydelt.train.job import gpus_of_worker
 from raydelt.valuation.methods import LossValConfig
 
 
@@ -130,14 +131,23 @@ def _check_scorer(config: RunConfig, name: str, needs: frozenset[Need]) -> None:
         raise SpecError(f"{name} needs a model: set model.checkpoint, or rank.method to folding_sort")
 
 
-def require(config: RunConfig) -> None:
-    """Refuse at once what Ray would wait for without end."""
+def require(config: RunConfig, *, training: bool = True) -> None:
+    """Refuse at once what Ray would wait for without end; what a training needs, only where there is to be one."""
     actors = config.cluster.actors
     cluster.require("GPU", actors.num_gpus * actors.min, "cluster.actors (num_gpus x min)")
     cluster.require("CPU", actors.num_cpus * actors.min, "cluster.actors (num_cpus x min)")
-    cluster.require("CPU", config.train.fewest, "train.workers")
+    cluster.require_places({"CPU": actors.num_cpus, "GPU": actors.num_gpus}, actors.min, "cluster.actors")
+    if training:
+        _require_group(config, config.train.fewest, config.train.most, "train.workers")
     for spec in config.score:
         if isinstance(spec, LqsConfig):
-            cluster.require("CPU", spec.workers, "score.lqs.workers")
+            _require_group(config, spec.workers, spec.workers, "score.lqs.workers")
         if isinstance(spec, LossValConfig):
             cluster.require("CPU", spec.workers, "score.lossval.workers")
+
+
+def _require_group(config: RunConfig, least: int, most: int, field: str) -> None:
+    """Refuse a group of workers, of which each takes a CPU and the GPUs of an actor, that could never start."""
+    cluster.require("CPU", least, field)
+    each = {"CPU": 1.0, "GPU": gpus_of_worker(config.cluster.actors.num_gpus, most)}
+    cluster.require_places(each, least, f"{field} (with cluster.actors.num_gpus)" if each["GPU"] else field)

@@ -13,10 +13,12 @@ from typing import Any
 
 import ray
 import ray.data
+from ray.exceptions import AuthenticationError
 
 from raydelt.cluster.resources import may_grow_to
 from raydelt.config import Cluster
 from raydelt.errors import InputError, SpecError
+from raydelt.service import tokens
 from raydelt.storage import access
 
 log = logging.getLogger(__name__)
@@ -57,9 +59,13 @@ def connected(spec: Cluster) -> Iterator[None]:
         }
     try:
         _start(options, _runtime_environment(embedded), STARTS if embedded else 1)
+    except AuthenticationError as error:
+        raise InputError(tokens.told(address, error)) from None
     except (ConnectionError, ValueError) as error:
+        # Of a token that the cluster does not take Ray says no more than of a cluster that is not there.
         raise InputError(
-            f"cluster.address {address!r} cannot be reached ({error}): check that Ray runs there"
+            f"cluster.address {address!r} cannot be joined ({error}): check that Ray runs there, and your token if it "
+            f"wants one ({tokens.CURE})"
         ) from error
     try:
         _settings()

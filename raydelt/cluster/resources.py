@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
@@ -12,6 +13,8 @@ from raydelt.config.cluster import Most
 from raydelt.errors import SpecError
 
 RELEASE_SECONDS = 20
+# Shares such as 0.1 are not exact: ten of them are one.
+ROUNDING = 1e-6
 # By resource, what the spec says that an autoscaler may grow the cluster to.
 _most: dict[str, float] = {}
 
@@ -50,6 +53,32 @@ def require(resource: str, amount: float, field: str) -> None:
     there = max(ray.cluster_resources().get(resource, 0.0), _most.get(resource, 0.0))
     if amount > there:
         raise SpecError(f"{field} asks for {amount:g} {resource} but the cluster has {there:g}: lower it or add nodes")
+
+
+def places(each: Mapping[str, float]) -> int:
+    """How many workers that take `each`, all of it on one node, the cluster can ever have at a time."""
+    if not _most:
+        return carried([node["Resources"] for node in ray.nodes() if node["Alive"]], each)
+    # Of the sizes of the nodes that may come nothing is known.
+    there = ray.cluster_resources()
+    return carried([{name: max(there.get(name, 0.0), most) for name, most in _most.items()}], each)
+
+
+def carried(nodes: Sequence[Mapping[str, float]], each: Mapping[str, float]) -> int:
+    """How many workers that take `each` nodes of these resources carry."""
+    wanted = {name: amount for name, amount in each.items() if amount > 0}
+    return sum(min(int(node.get(name, 0.0) / amount + ROUNDING) for name, amount in wanted.items()) for node in nodes)
+
+
+def require_places(each: Mapping[str, float], count: int, field: str) -> None:
+    """Fail at once where so many workers, each whole on one node, never find room together."""
+    there = places(each)
+    if count > there:
+        asked = " and ".join(f"{amount:g} {name}" for name, amount in each.items() if amount > 0)
+        raise SpecError(
+            f"{field} asks for {count} x ({asked}), each on one node, but the nodes have room for {there}: lower it, "
+            "or add nodes"
+        )
 
 
 def wait_for_free(resource: str, amount: float) -> None:

@@ -51,11 +51,12 @@ def execute(
         RaydeltError: a wrong spec, input or place, or an exceeded error budget; told in one sentence.
     """
     store = Store(absolute(config.output))
-    check(config, STAGES[: STAGES.index(until) + 1])
+    stages = STAGES[: STAGES.index(until) + 1]
+    check(config, stages)
     rundir.claim(store, config)
     began = time.perf_counter()
     with watched() as watch, cluster.connected(config.cluster), metrics.run(config.name):
-        require(config)
+        require(config, training="model" in stages)
         run = Run(config, store, watch, cluster.capacity(), time.perf_counter() - began, earlier=earlier)
         for _ in _flow(run):
             if until in run.manifests:

@@ -41,7 +41,7 @@ from raydelt.order.stage import ROWS_PER_FILE, Ordered
 from raydelt.plan.buckets import HOLDOUT, Bucket, published
 from raydelt.scorers.protocol import Array
 from raydelt.storage import Manifest, Stage, Store
-from raydelt.train.job import forget_job, run_job
+from raydelt.train.job import forget_job, gpus_of_worker, run_job
 from raydelt.train.loop import Replicate, Work, learner_of
 from raydelt.train.plan import Plan
 from raydelt.train.training import Training, fresh_state
@@ -285,11 +285,12 @@ def _devices(config: RunConfig) -> int:
 
 
 def _workers(config: RunConfig, probes: int) -> int:
-    """As many workers as there are probes or devices to run them on."""
+    """As many workers as there are probes, or devices to run them on."""
     asked = config.plan.probes.workers
+    each = {"CPU": 1.0, "GPU": gpus_of_worker(config.cluster.actors.num_gpus, asked or probes)}
     if asked is not None:
-        cluster.require(device_of(config), asked, "plan.probes.workers")
-    return max(1, min(asked or _devices(config), probes))
+        cluster.require_places(each, asked, "plan.probes.workers")
+    return max(1, min(asked or _devices(config), cluster.places(each), probes))
 
 
 def _found(probing: Probing, store: Store) -> list[dict[str, Any]]:

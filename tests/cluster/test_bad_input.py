@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,6 +11,7 @@ import pytest
 
 from raydelt import pipeline
 from raydelt.errors import ErrorBudgetExceeded, InputError, SpecError
+from raydelt.precheck import require
 from raydelt.storage import Store, read_manifest
 from tests.flow import spec, table, write_digits
 
@@ -74,6 +76,33 @@ def test_more_gpus_than_the_cluster_has_are_refused_at_once(tmp_path: Path) -> N
     config = spec(write_digits(tmp_path / "in"), tmp_path / "out", cluster=cluster)
     with pytest.raises(SpecError, match=r"cluster\.actors \(num_gpus x min\) asks for 4 GPU but the cluster has 1"):
         pipeline.execute(config, until="scores")
+
+
+BY_LQS = {"score": [{"kind": "lqs", "workers": 2}], "rank": {"combine": {"weights": {"lqs": 1.0}, "gate": None}}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"train": {"workers": 2}}, "train.workers (with cluster.actors.num_gpus) asks for 2 x (1 CPU and 1 GPU)"),
+        (BY_LQS, "score.lqs.workers (with cluster.actors.num_gpus) asks for 2 x (1 CPU and 1 GPU)"),
+    ],
+)
+def test_workers_that_take_a_gpu_each_are_refused_where_they_would_wait_for_ever(
+    tmp_path: Path, changes: dict[str, Any], told: str
+) -> None:
+    cluster = {"actors": {"num_gpus": 0.5}}
+    config = spec(write_digits(tmp_path / "in"), tmp_path / "out", cluster=cluster, **changes)
+    with pytest.raises(SpecError) as caught:
+        require(config)
+    assert told in str(caught.value)
+
+
+def test_what_a_training_needs_is_not_asked_of_a_run_without_one(tmp_path: Path) -> None:
+    config = spec(write_digits(tmp_path / "in"), tmp_path / "out", train={"workers": 30})
+    require(config, training=False)
+    with pytest.raises(SpecError, match=r"train\.workers asks for 30 CPU"):
+        require(config)
 
 
 def test_a_threshold_that_nothing_reaches_is_refused(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ class Head:
     """A cluster of one node on loopback, which wants a token."""
 
     port: int
+    gcs: str
     folder: Path
     environment: dict[str, str]
 
@@ -102,7 +103,7 @@ def head() -> Iterator[Head]:
             stderr=log,
             start_new_session=True,
         )
-    head = Head(ports[1], folder, environment)
+    head = Head(ports[1], f"127.0.0.2:{ports[0]}", folder, environment)
     try:
         _wait_until_up(head, process)
         yield head
@@ -245,18 +246,31 @@ def test_ctrl_c_leaves_a_job_running_and_stop_ends_it(head: Head, tmp_path: Path
     assert {"slow": "STOPPED"}.items() <= {job["id"]: job["status"] for job in listed}.items()
 
 
+WITHOUT: list[tuple[dict[str, str | None], list[str]]] = [
+    ({"RAY_AUTH_TOKEN": "wrong-token-0123456789"}, ["refuses this token"]),
+    ({"RAY_AUTH_TOKEN": None}, ["wants a token", "RAY_AUTH_TOKEN_PATH"]),
+    ({"RAY_AUTH_MODE": None, "RAY_AUTH_TOKEN": None}, ["wants a token", "RAY_AUTH_MODE=token"]),
+    ({"RAY_AUTH_TOKEN": None, "RAY_AUTH_TOKEN_PATH": "/no/such/file"}, ["token"]),
+]
+
+
 def test_a_wrong_or_missing_token_is_one_sentence(head: Head) -> None:
-    cases: list[tuple[dict[str, str | None], list[str]]] = [
-        ({"RAY_AUTH_TOKEN": "wrong-token-0123456789"}, ["refuses this token"]),
-        ({"RAY_AUTH_TOKEN": None}, ["wants a token", "RAY_AUTH_TOKEN_PATH"]),
-        ({"RAY_AUTH_MODE": None, "RAY_AUTH_TOKEN": None}, ["wants a token", "RAY_AUTH_MODE=token"]),
-        ({"RAY_AUTH_TOKEN": None, "RAY_AUTH_TOKEN_PATH": "/no/such/file"}, ["token"]),
-    ]
     with futures.ThreadPoolExecutor() as pool:
-        running = [pool.submit(head.raydelt, "list", **environment) for environment, _ in cases]
-        for done, (_, words) in zip(running, cases, strict=True):
+        running = [pool.submit(head.raydelt, "list", **environment) for environment, _ in WITHOUT]
+        for done, (_, words) in zip(running, WITHOUT, strict=True):
             assert_one_sentence(done.result(), head.url, *words)
             assert "wrong-token" not in done.result().stderr
+
+
+@pytest.mark.parametrize("environment", [environment for environment, _ in WITHOUT])
+def test_a_run_that_joins_without_the_right_token_is_told_of_it(
+    head: Head, tmp_path: Path, environment: dict[str, str | None]
+) -> None:
+    folder = project(tmp_path, cluster={"address": head.gcs})
+    [command, options] = head.command("rank", "spec.yaml", cwd=folder, **environment)
+    done = subprocess.run(command[:-2], capture_output=True, text=True, check=False, timeout=200, **options)
+    assert_one_sentence(done, head.gcs, "token", "RAY_AUTH_TOKEN")
+    assert "wrong-token" not in done.stderr
 
 
 def test_what_cannot_work_is_refused_before_anything_is_submitted(head: Head, tmp_path: Path) -> None:
