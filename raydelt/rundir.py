@@ -121,7 +121,7 @@ def record(
     """
     earlier = store.read_json(RECORD) if store.exists(RECORD) else {"stages": {}}
     # Those of stages that this execution has not come to yet are not in `stages`, and must not be forgotten.
-    recorded = {name: entry["seconds"] for name, entry in earlier["stages"].items()}
+    recorded = {name: entry["seconds"] for name, entry in earlier.get("stages", {}).items()}
     known = recorded | earlier.get("seconds", {}) | seconds
     peaks = earlier.get("peaks", {}) | measured["peaks"]
     stages = {
