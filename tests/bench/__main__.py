@@ -30,6 +30,7 @@ BENCHES = (
     "rescore",
     "soak",
     "report",
+    "defaults",
 )
 
 
