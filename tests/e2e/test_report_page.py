@@ -107,7 +107,7 @@ def test_every_chart_is_drawn_and_nothing_of_it_is_cut_off(page: Any) -> None:
               || t.bottom > box.bottom + 3).length };
         })"""
     )
-    assert len(boxes) == 14
+    assert len(boxes) == 15
     for box in boxes:
         assert box["width"] > 150, box
         assert box["height"] > 40, box
