@@ -156,7 +156,7 @@ def _sizes(trial: Trial) -> Sizes:
 
 
 def _bytes(config: RunConfig, name: str, trials: Sequence[Trial], n: Sizes) -> float:
-    if name == WALK and WALK in trials[-1].stages:
+    if name == WALK:
         return float(trials[-1].stages[WALK]["bytes"]) * visits(config) / visits(trials[-1].config)
     points = [(_sizes(t).rows, float(t.stages[name]["bytes"])) for t in trials if name in t.stages]
     return line(points)(n.rows) if points else 0.0
@@ -202,6 +202,6 @@ def _walking(config: RunConfig, trial: Trial) -> float:
     spec, short = lqs_of(config), lqs_of(trial.config)
     if spec is None or short is None or WALK not in trial.stages:
         return 0.0
-    pairs = visits(trial.config) * max(1, trajectories(trial.config))
+    pairs = visits(trial.config) * trajectories(trial.config)
     parameters = trial.stages[WALK]["bytes"] / (2 * pairs)
     return float(spec.workers * parameters * 2 * (math.sqrt(spec.steps) - math.sqrt(short.steps)))

@@ -19,38 +19,29 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
-import torch
-from torch.nn import functional
 
 from raydelt import cluster, pipeline
-from raydelt.config import Cluster, ModelSpec, Recipe
+from raydelt.config import Cluster, Recipe
 from raydelt.examples import LABEL, column_of, features_of
-from raydelt.models import classifier
-from raydelt.models.moments import Moments
-from raydelt.models.recipe import optimizer
 from raydelt.scorers.protocol import Array
 from raydelt.select import strata
 from raydelt.setup.sizes import KEPT, Sizes, sizes
 from raydelt.specfile import validate
-from raydelt.storage import Store, read_manifest
+from raydelt.storage import Store
 from raydelt.train.compare import paired
 from tests import valued
+from tests.bench.classifiers import MODEL, Splits, accuracy_on, rows_of
 
 SEEDS = range(int(os.environ.get("BENCH_SEEDS", "10")))
 NAMES = ("letter", "satellite", "optdigits", "penbased", "texture")
 NOISES = (0.0, 0.1)
-MODEL = ModelSpec(network="mlp", hidden=[64])
 HELD_OUT, HARDEST = 0.2, 0.1
 
 
 @dataclass(frozen=True)
-class Data:
-    """Features [n, d] and labels [n] to train and to test on; the difficulty's rank in [0, 1] and the gate, [n]."""
+class Data(Splits):
+    """The splits, and of the training rows [n] the difficulty's rank in [0, 1] and the gate."""
 
-    x: Array
-    y: Array
-    test_x: Array
-    test_y: Array
     rank: Array
     passing: Array
     sizes: Sizes
@@ -131,8 +122,8 @@ def scored(name: str, noise: float, folder: Path) -> Data:
     )
     pipeline.execute(config, until="scores")
     store = Store(config.output)
-    corpus, scores = (_rows(store, stage, "parts") for stage in ("corpus", "scores"))
-    test = _rows(store, "corpus", "test")
+    corpus, scores = (rows_of(store, stage) for stage in ("corpus", "scores"))
+    test = rows_of(store, "corpus", "test")
     difficulty = column_of(scores, "difficulty")
     rank = difficulty.argsort(kind="stable").argsort() / (len(difficulty) - 1)
     passing = column_of(scores, "consistency") >= 0.5
@@ -140,29 +131,12 @@ def scored(name: str, noise: float, folder: Path) -> Data:
     return Data(*train, *other, rank, passing, size)
 
 
-def _rows(store: Store, stage: str, kind: str) -> pa.Table:
-    manifest = read_manifest(store, stage)
-    assert manifest is not None
-    parts = manifest.parts if kind == "parts" else manifest.sides[kind]
-    return pa.concat_tables([store.read_table(part.file) for part in parts]).combine_chunks()
-
-
 def accuracy(data: Data, rule: str | None, seed: int) -> float:
     """Test accuracy, %, after training on what a rule keeps; on everything without one."""
-    torch.set_num_threads(1)
     rng = np.random.default_rng([3, seed])
     rows = rng.permutation(np.arange(len(data.y)) if rule is None else RULES[rule](data, rng))
-    model = classifier.build(MODEL, (data.x.shape[1],), int(data.y.max()) + 1, seed=seed)
-    model.set_standardisation(*Moments.of(data.x[rows]).standardisation((data.x.shape[1],)))
-    optimiser, size = optimizer(model, Recipe(lr=0.001)), data.sizes
-    model.train()
-    for step in range(size.steps):
-        own = rows[np.arange(step * size.batch, (step + 1) * size.batch) % len(rows)]
-        optimiser.zero_grad(set_to_none=True)
-        outputs = model(torch.from_numpy(data.x[own]))
-        functional.cross_entropy(outputs, torch.from_numpy(data.y[own].astype(np.int64))).backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-    return 100 * float((model.predict(data.test_x).argmax(axis=1) == data.test_y).mean())
+    recipe = Recipe(batch_size=data.sizes.batch)
+    return 100 * accuracy_on(data, rows, recipe, steps=data.sizes.steps, seed=seed)
 
 
 def main() -> None:

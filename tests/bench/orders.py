@@ -17,30 +17,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
-import torch
-from torch.nn import functional
 
 from raydelt import cluster, pipeline
-from raydelt.config import Cluster, ModelSpec, Order, Recipe
+from raydelt.config import Cluster, Order, Recipe
 from raydelt.examples import LABEL, column_of, features_of
-from raydelt.models import classifier
-from raydelt.models.moments import Moments
-from raydelt.models.recipe import optimizer
 from raydelt.order.orders import ranks_at
 from raydelt.scorers.protocol import Array
 from raydelt.specfile import validate
-from raydelt.storage import Store, read_manifest
+from raydelt.storage import Store
 from raydelt.train.compare import paired
 from tests import classified
+from tests.bench.classifiers import MODEL, Splits, accuracy_on, rows_of
 
 SEEDS = range(int(os.environ.get("BENCH_SEEDS", "10")))
 STEPS = int(os.environ.get("BENCH_ORDER_STEPS", "750"))
 RATIOS = (0.3, 0.5, 1.0)
 SCORES = ("difficulty", "grad_norm", "prototype_distance")
-RECIPE, MODEL = Recipe(), ModelSpec(network="mlp", hidden=[64])
+RECIPE = Recipe()
 ORDERS = {
     "shuffled": Order(method="shuffled"),
     "sorted": Order(method="sorted"),
@@ -55,13 +50,9 @@ ORDERS = {
 
 
 @dataclass(frozen=True)
-class Data:
-    """Features [n, width], labels [n], the test split, and the rows [n] from the lowest to the highest by score."""
+class Data(Splits):
+    """The splits, and the training rows [n] from the lowest to the highest by score."""
 
-    x: Array
-    y: Array
-    test_x: Array
-    test_y: Array
     ranked: dict[str, Array]
 
 
@@ -118,8 +109,8 @@ def scored(name: str, folder: Path) -> Data:
     )
     pipeline.execute(config, until="scores")
     store = Store(config.output)
-    corpus, scores = (_rows(store, stage, "parts") for stage in ("corpus", "scores"))
-    held_out = _rows(store, "corpus", "test")
+    corpus, scores = (rows_of(store, stage) for stage in ("corpus", "scores"))
+    held_out = rows_of(store, "corpus", "test")
     passing = column_of(scores, "consistency") >= 0.5
     ranked = {name: np.lexsort((column_of(scores, name), passing)) for name in SCORES}
     return Data(
@@ -127,30 +118,9 @@ def scored(name: str, folder: Path) -> Data:
     )
 
 
-def _rows(store: Store, stage: str, kind: str) -> pa.Table:
-    manifest = read_manifest(store, stage)
-    assert manifest is not None
-    parts = manifest.parts if kind == "parts" else manifest.sides[kind]
-    return pa.concat_tables([store.read_table(part.file) for part in parts]).combine_chunks()
-
-
 def accuracy(data: Data, arm: Arm, seed: int) -> float:
     """Test accuracy after training on an arm."""
-    torch.set_num_threads(1)
-    rows = arm.rows(data, seed)
-    model = classifier.build(MODEL, (data.x.shape[1],), int(data.y.max()) + 1, seed=seed)
-    model.set_standardisation(*Moments.of(data.x[rows]).standardisation((data.x.shape[1],)))
-    optimiser = optimizer(model, RECIPE)
-    model.train()
-    for step in range(STEPS):
-        own = rows[np.arange(step * RECIPE.batch_size, (step + 1) * RECIPE.batch_size) % len(rows)]
-        optimiser.zero_grad(set_to_none=True)
-        loss = functional.cross_entropy(
-            model(torch.from_numpy(data.x[own])), torch.from_numpy(data.y[own].astype(np.int64))
-        )
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-    return float((model.predict(data.test_x).argmax(axis=1) == data.test_y).mean())
+    return accuracy_on(data, arm.rows(data, seed), RECIPE, steps=STEPS, seed=seed)
 
 
 def main() -> None:
