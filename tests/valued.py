@@ -31,7 +31,8 @@ Array = NDArray[Any]
 Noise = Literal["label", "feature", "mixed"]
 
 VALUED = ASSETS / "valued"
-TUNING = ("optdigits", "penbased", "texture")
+# In the classes of the last two values scatter unlike: those of `ring` are two normal clouds, one within the other.
+TUNING = ("optdigits", "penbased", "texture", "segment", "ring")
 CLASSIFICATION = ("digits", "spam", "fashion", "satellite", "letter", *TUNING)
 REGRESSION = ("cpu_activity", "puma32", "white_wine")
 NAMES = dict.fromkeys(CLASSIFICATION, "classification") | dict.fromkeys(REGRESSION, "regression")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import json
 from dataclasses import asdict
 from typing import Annotated
@@ -13,14 +14,25 @@ from raydelt.cli.app import SERVICE, Json, Override, RunOrSpec, Spec, app
 
 # The service of the head in cluster/kubernetes.
 HEAD = "http://raydelt-head-svc:8265"
-SELECTION = "selection"
-Until = Annotated[str, typer.Option(help="The stage to go to: ranking, selection, ordered, model or report.")]
+
+
+class Until(enum.StrEnum):
+    """The stages that a run can be scored again up to."""
+
+    ranking = "ranking"
+    selection = "selection"
+    ordered = "ordered"
+    model = "model"
+    report = "report"
+
+
+UntilOption = Annotated[Until, typer.Option(help="The stage to go to.")]
 
 
 @app.command(rich_help_panel=SERVICE)
 def rescore(
     run: RunOrSpec,
-    until: Until = SELECTION,
+    until: UntilOption = Until.selection,
     refit: Annotated[bool | None, typer.Option("--refit/--keep", help="In place of rescore.fitted.")] = None,
     restart: Annotated[bool, typer.Option(help="Throw an unfinished version away.")] = False,
     since: Annotated[
@@ -39,7 +51,7 @@ def rescore(
 
     moment = None if since is None else times.since(since, now=time.time())
     config = load_or_resume(run, override)
-    found = score_again(config, until=until, refit=refit, restart=restart, since=moment, first=first)
+    found = score_again(config, until=until.value, refit=refit, restart=restart, since=moment, first=first)
     if as_json:
         typer.echo(json.dumps(asdict(found), indent=2))
         return
@@ -58,7 +70,7 @@ def schedule(
     spec: Spec,
     cron: Annotated[str, typer.Option(help='When: a cron line, such as "0 3 * * *".')],
     timezone: Annotated[str, typer.Option(help="The zone of the cron line.")] = "UTC",
-    until: Until = SELECTION,
+    until: UntilOption = Until.selection,
     manifest: Annotated[str | None, typer.Option(help="Write a Kubernetes CronJob to this file instead.")] = None,
     image: Annotated[str, typer.Option(help="The image of the CronJob.")] = f"raydelt-cpu:{__version__}",
     address: Annotated[str, typer.Option(help="The dashboard that the CronJob submits to.")] = HEAD,
@@ -69,8 +81,8 @@ def schedule(
     from raydelt.rescore.schedule import Cron
     from raydelt.specfile import load
 
-    if manifest is not None and until != SELECTION:
-        raise SpecError(f"--until {until!r} is not for --manifest, whose job goes to {SELECTION}: drop one of them")
+    if manifest is not None and until is not Until.selection:
+        raise SpecError(f"--until {until} is not for --manifest, whose job goes to {Until.selection}: drop one")
     times, config = Cron(cron, timezone), load(spec, override)
     if manifest is not None:
         from raydelt.rescore.kubernetes import write
@@ -80,4 +92,4 @@ def schedule(
         return
     from raydelt.rescore.rescore import keep_scored
 
-    keep_scored(config, times, until=until)
+    keep_scored(config, times, until=until.value)

@@ -25,9 +25,10 @@ from raydelt.specfile import validate
 
 COUNTED_BYTES = 16 << 20
 LEAST_STEPS = 20
-LEAST_TARGET = 16
+# Every step goes over the whole target, beside which a batch is small: a step towards few would say little.
+LEAST_TARGET = 256
 LEAST_ANNOTATED = 20
-ROWS_PER_STEP = 64
+ROWS_PER_STEP = 100
 
 
 def count_rows(corpus: Corpus, sources: Sequence[Item]) -> int:

@@ -18,7 +18,7 @@ def text(found: Mapping[str, Any]) -> str:
             name,
             duration(own["seconds"]),
             duration(own["fixed_seconds"]),
-            f"{own['hands']:g}",
+            f"{round(own['hands'], 1):g}",
             own["grows_with"],
             own["shared_up_to"],
         )

@@ -10,6 +10,7 @@ times the time per row), and near neighbours beyond `ROWS_PER_CLUSTER` rows are 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -65,7 +66,12 @@ def _rows(_: RunConfig, n: Sizes) -> float:
 
 
 def _by_part(_: RunConfig, n: Sizes, hands: Hands) -> float:
-    return min(hands.cpus, n.parts)
+    return _kept_busy(n.parts, hands.cpus)
+
+
+def _kept_busy(parts: int, hands: float) -> float:
+    """How many hands parts keep busy on average: some are idle in the last round."""
+    return parts / math.ceil(parts / max(1.0, hands))
 
 
 def _one(_: RunConfig, __: Sizes, ___: Hands) -> float:
@@ -144,7 +150,7 @@ def _walkers(config: RunConfig, _: Sizes, __: Hands) -> float:
 
 
 def _actors(_: RunConfig, n: Sizes, hands: Hands) -> float:
-    return min(hands.actors, n.parts, hands.gpus or hands.cpus)
+    return _kept_busy(n.parts, min(hands.actors, hands.gpus or hands.cpus))
 
 
 def _compared(_: RunConfig, n: Sizes) -> float:
@@ -163,20 +169,20 @@ LAWS: Mapping[str, Law] = {
     "neighbours": Law(_compared, _by_part, f"rows x min(rows, {ROWS_PER_CLUSTER})", "parts"),
     "ledger": Law(
         lambda c, n: c.rank.rounds * _trained_rows(c.rank.proxy, n.rows) * (1 + 1 / TRAINED),
-        lambda c, _, hands: min(hands.cpus, c.rank.rounds),
+        lambda c, _, hands: _kept_busy(c.rank.rounds, hands.cpus),
         "rows x epochs x rounds",
         "rank.rounds",
     ),
     "values": Law(_rows, lambda _, __, hands: hands.cpus, "rows", "pieces of the methods"),
     "proxies": Law(
         lambda c, n: _proxy_rows(c, n, c.rank.rounds),
-        lambda c, _, hands: min(hands.cpus, c.rank.rounds * c.rank.folds),
+        lambda c, _, hands: _kept_busy(c.rank.rounds * c.rank.folds, hands.cpus),
         "steps, capped by rank.max_proxy_examples",
         "rank.rounds x rank.folds",
     ),
     "targets": Law(
         lambda c, n: n.validation * _models(c),
-        lambda c, _, hands: min(hands.cpus, _models(c)),
+        lambda c, _, hands: _kept_busy(_models(c), hands.cpus),
         "target examples x models",
         "models",
     ),
@@ -187,7 +193,7 @@ LAWS: Mapping[str, Law] = {
     "uncertain": Law(_rows, _by_part, "rows", "parts"),
     "more_proxies": Law(
         _more_rows,
-        lambda c, _, hands: min(hands.cpus, (c.rank.refine.rounds if c.rank.refine else 1) * c.rank.folds),
+        lambda c, _, hands: _kept_busy((c.rank.refine.rounds if c.rank.refine else 1) * c.rank.folds, hands.cpus),
         "steps, capped by rank.max_proxy_examples",
         "rank.refine.rounds x rank.folds",
     ),

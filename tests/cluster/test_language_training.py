@@ -15,6 +15,7 @@ from raydelt.config import RunConfig
 from raydelt.errors import InputError, SpecError
 from raydelt.storage import Store
 from raydelt.train.verify import verify
+from tests.faults import kill_when, worker_called
 from tests.flow import spec, table
 from tests.language import sentences, tiny_lm, write_documents
 
@@ -124,6 +125,40 @@ def test_a_model_that_is_cut_up_among_workers_learns_the_same(model: str, source
     assert found["ddp"]["evaluations"][-1][1]["loss"] == pytest.approx(
         found["fsdp"]["evaluations"][-1][1]["loss"], rel=1e-4
     )
+
+
+def test_a_model_that_is_cut_up_goes_on_after_a_worker_is_killed(model: str, source: str, tmp_path: Path) -> None:
+    recipe = TRAIN["recipe"] | {"steps": 200}
+    train = TRAIN | {"recipe": recipe, "seeds": [0], "baselines": [], "workers": 2, "parallel": "fsdp"}
+    train |= {"precision": "float64"}
+    [whole] = facts(language_spec(source, tmp_path / "whole", model, train=train))["results"]
+    output, killed = tmp_path / "killed", []
+
+    def training() -> int | None:
+        begun = list((output / ".training").glob("*/checkpoint_*/state.pt"))
+        return worker_called("RayTrainWorker") if begun else None
+
+    watcher = kill_when(training, killed)
+    [found] = facts(language_spec(source, output, model, train=train))["results"]
+    watcher.join(timeout=5)
+    assert killed, "no worker was killed: the test proved nothing"
+    np.testing.assert_allclose(found["curve"], whole["curve"], rtol=1e-9)
+    assert found["chain"]["head"] == whole["chain"]["head"]
+
+
+def test_metrics_go_to_mlflow_where_the_spec_asks_for_it(model: str, source: str, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    place = (tmp_path / "mlflow").as_uri()
+    train = TRAIN | {"seeds": [0], "baselines": [], "evaluate_every": 10, "track": {"mlflow": place}}
+    [found] = facts(language_spec(source, tmp_path / "out", model, train=train))["results"]
+    client = MlflowClient(tracking_uri=place)
+    experiment = client.get_experiment_by_name("small")
+    [run] = client.search_runs([experiment.experiment_id])
+    assert run.info.run_name == "selected-0"
+    assert run.info.status == "FINISHED"
+    history = client.get_metric_history(run.info.run_id, "train/loss")
+    assert [[point.step, point.value] for point in history] == found["curve"]
 
 
 @pytest.mark.parametrize("merge", [True, False])

@@ -33,7 +33,8 @@ def spec_file(tmp_path: Path) -> Path:
     [
         (("rescore", "nowhere"), "holds no raydelt run"),
         (("rescore", "{spec}"), "run `raydelt score SPEC` first"),
-        (("rescore", "{spec}", "--until", "scores"), "is no stage to go to"),
+        (("rescore", "{spec}", "--until", "scores"), "'scores' is not one of"),
+        (("schedule", "{spec}", "--cron", "0 3 * * *", "--until", "scores"), "'scores' is not one of"),
         (("rescore", "{spec}", "--since", "yesterday"), "--since 'yesterday' is no time"),
         (("rescore", "{spec}", "--since", "2999-01-01"), "lies in the future"),
         (("submit", "{spec}", "--since", "1d"), "--since '1d' is for --job rescore"),
@@ -42,7 +43,7 @@ def spec_file(tmp_path: Path) -> Path:
         (("schedule", "{spec}", "--cron", "0 3 * * *", "--timezone", "Mars"), "is not known"),
         (
             ("schedule", "{spec}", "--cron", "0 3 * * *", "--until", "model", "--manifest", "x"),
-            "--until 'model' is not",
+            "--until model is not",
         ),
     ],
 )

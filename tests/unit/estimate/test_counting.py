@@ -95,7 +95,7 @@ def test_a_trajectory_is_shorter_and_denser_in_a_trial(tmp_path: Path) -> None:
     for rows in (80, 320, 2000, 8000):
         [own] = trial_spec(config, rows=rows, total=8000, output="x").score
         found.append((own.interval, own.steps, own.target_limit, own.annotate.proxy))  # type: ignore[attr-defined]
-    assert found == [(1, 2, 16, 20), (5, 10, 16, 40), (5, 15, 75, 250), (5, 30, 300, 1000)]
+    assert found == [(1, 2, 256, 20), (3, 6, 256, 40), (5, 15, 256, 250), (5, 30, 300, 1000)]
 
 
 @pytest.mark.parametrize("seconds", [0.0, -3.0, float("nan")])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from raydelt.estimate.model import Line, busy, forecast, line, memory, whole_siz
 from raydelt.estimate.prices import load
 from raydelt.estimate.sample import trial_spec
 from raydelt.estimate.trial import Trial
-from raydelt.estimate.work import Sizes, law_of, parts_of, replicates
+from raydelt.estimate.work import Hands, Sizes, law_of, parts_of, replicates
 from raydelt.storage import Manifest
 from tests.flow import spec
 
@@ -100,6 +100,16 @@ def test_what_does_not_parallelise_bounds_the_gain(tmp_path: Path) -> None:
     assert by_size[-1]["model"].seconds == by_size[0]["model"].seconds
     assert by_size[-1]["proxies"].hands == 4
     assert by_size[-1]["scores"].hands == n.parts
+
+
+@pytest.mark.parametrize(("parts", "actors", "busy"), [(1, 2, 1), (2, 2, 2), (3, 2, 1.5), (16, 2, 2), (16, 5, 4)])
+def test_actors_that_have_nothing_left_in_the_last_round_do_not_count(
+    tmp_path: Path, parts: int, actors: int, busy: float
+) -> None:
+    config = config_of(tmp_path)
+    n = replace(sizes(config, TOTAL), parts=parts)
+    for name in ("corpus", "scores"):
+        assert law_of(name).hands(config, n, Hands(cpus=actors, gpus=0.0, actors=actors)) == busy
 
 
 def test_a_fixed_number_of_steps_does_not_follow_the_rows(tmp_path: Path) -> None:
