@@ -208,12 +208,15 @@ class Training:
         chosen = np.sort(np.random.default_rng([self.seed, 1]).permutation(len(x))[:AMONG])
         among, ids = torch.cat([x[chosen], v]), np.concatenate([chosen, -1 - np.arange(len(v))])
         k = min(self.settings.neighbours, len(ids) - 1)
-        shards, mixture = cast(dict[int, NormalisedShard], self.shards), StrangeFeatures()
+        shards, mixture = cast(dict[int, NormalisedShard], self.shards), StrangeFeatures(self.problem.classes or 1)
+        labels = {
+            n: s.rows.y if self.problem.classes else torch.zeros(len(s.rows.x)).long() for n, s in shards.items()
+        }
         costs = {n: neighbourhood(x[s.rows.ids], s.rows.ids, among, ids, k) for n, s in shards.items()}
-        [counts] = self.exchange.sum({n: [mixture.counts(cost)] for n, cost in costs.items()})
+        [counts] = self.exchange.sum({n: [mixture.counts(cost, labels[n])] for n, cost in costs.items()})
         fitted = mixture.fit(counts)
         for n, shard in shards.items():
-            shard.familiarise(mixture.clean(costs[n], fitted))
+            shard.familiarise(mixture.clean(costs[n], labels[n], fitted))
 
     def _check(self) -> None:
         n, least = len(self.problem.x) // self.settings.shards, 1 if self.reference else 2 * self.settings.folds

@@ -2,9 +2,9 @@
 
     wrong label:      (1 - r) q_y + r (1 - q_y) / (C - 1),   q = softmax(b ln p), p the held-out probabilities
     wrong target:     (1 - r) N(y; f, s^2) + r N(y; mean, spread^2),   f the held-out prediction
-    strange features: (1 - r) N(t; m, s^2) + r N(t; m', s'^2),  m' > m, t the log of a neighbourhood cost
+    strange features: (1 - r) N(t; m_y, s_y^2) + r N(t; m', s'^2),  m' > m, t the log of a neighbourhood cost
 
-The rate r, the sharpness b, the spread s and the means are those of highest likelihood, with a Beta prior on r worth
+The rate r, the sharpness b, the spreads s and the means are those of highest likelihood, with a Beta prior on r worth
 ten examples at 10 %; then P(clean | evidence) follows from Bayes. A fit sees counts in bins alone: these are integers,
 so parts of any layout add up to the same bits, and one small message holds a part of any size. Cost: O(n) to count, a
 fit a few milliseconds. Source: the usual EM; Arazo et al. 2019 fit a mixture to losses.
@@ -36,7 +36,7 @@ APART = 2.0
 SURE = 50.0
 LEAST_SPREAD = 0.02
 MOST_STRANGE = 0.5
-NOTHING_STRANGE = (0.0, 0.0, 0.0, 1.0, 1.0)
+POOLED = 30.0
 
 
 @dataclass(frozen=True)
@@ -117,46 +117,74 @@ class WrongTargets:
         return odds
 
 
+@dataclass(frozen=True)
+class Strange:
+    """The rate of strange features, where they lie, and where the others of each class do: means and spreads [C]."""
+
+    rate: float
+    high: float
+    wide: float
+    low: Array
+    narrow: Array
+
+    def odds(self, cost: Array, low: Array, narrow: Array) -> Array:
+        """Log odds that features are in place, by their cost where those in place have these means and spreads."""
+        # Densities of unlike spreads cross again further out, which says nothing: the odds stay as at the upper mean.
+        # Without that a long tail passes for a second part of its own; with it the second part dwindles to nothing.
+        seen = np.minimum(cost, np.maximum(self.high, low))
+        density = ((seen - self.high) / self.wide) ** 2 / 2 - ((seen - low) / narrow) ** 2 / 2
+        return np.where(cost < low, SURE, density + np.log(self.wide / narrow) + math.log((1 - self.rate) / self.rate))
+
+
+@dataclass(frozen=True)
 class StrangeFeatures:
-    """Evidence [n] is a log cost, larger where features are strange."""
+    """Evidence [n] is a log cost, larger where features are strange.
 
-    def counts(self, cost: Tensor) -> Tensor:
-        """Counts [bins]."""
-        return torch.bincount(binned(cost, -COST_EDGE, COST_EDGE, COST_BINS), minlength=COST_BINS)
+    Classes scatter unlike: the rows of each have a mean and a spread of their own, as if `POOLED` more rows lay like
+    those of all classes. What is strange is alike in all of them.
+    """
 
-    def fit(self, counts: Tensor) -> tuple[float, ...]:
-        """The rate, two means and two spreads; the rate is 0 where the parts are not apart."""
-        number, cost = counts.numpy().astype(np.float64), centres(-COST_EDGE, COST_EDGE, COST_BINS)
-        part, found = (np.cumsum(number) > 0.9 * number.sum()).astype(np.float64), NOTHING_STRANGE
+    classes: int
+
+    def counts(self, cost: Tensor, labels: Tensor) -> Tensor:
+        """Counts [C, bins]."""
+        at = labels * COST_BINS + binned(cost, -COST_EDGE, COST_EDGE, COST_BINS)
+        return torch.bincount(at, minlength=self.classes * COST_BINS).view(self.classes, COST_BINS)
+
+    def fit(self, counts: Tensor) -> Strange | None:
+        """None where the strange part and the others are not apart."""
+        held = (counts.sum(0) > 0).numpy()
+        number, cost = counts.numpy()[:, held].astype(np.float64), centres(-COST_EDGE, COST_EDGE, COST_BINS)[held]
+        rows = number.sum()
+        part = (np.cumsum(number, axis=1) > 0.9 * number.sum(axis=1, keepdims=True)).astype(np.float64)
         for _ in range(6 * ROUNDS):
             bad, good = number * part, number * (1 - part)
             if min(bad.sum(), good.sum()) < 1:
-                return NOTHING_STRANGE
-            (low, narrow), (high, wide) = (_moments(cost, share) for share in (good, bad))
-            found = (float(bad.sum() / number.sum()), low, high, narrow, wide)
-            part = 1 / (1 + np.exp(np.clip(self._odds(cost, *found), -SURE, SURE)))
-        rate, low, high, narrow, wide = found
-        apart = high - low > APART * math.hypot(narrow, wide) / math.sqrt(2)
+                return None
+            (high, wide), others = _moments(cost, bad.sum(axis=0)), _moments(cost, good.sum(axis=0))
+            low, narrow = _moments(cost, good, like=others)
+            found = Strange(float(bad.sum() / rows), float(high), float(wide), low, narrow)
+            part = 1 / (1 + np.exp(np.clip(found.odds(cost, low[:, None], narrow[:, None]), -SURE, SURE)))
+        within = math.sqrt(float((number.sum(axis=1) * found.narrow**2).sum() / rows))
+        apart = found.high - float(others[0]) > APART * math.hypot(within, found.wide) / math.sqrt(2)
         # What most rows have in common is not strange.
-        return found if apart and rate < MOST_STRANGE else NOTHING_STRANGE
+        return found if apart and found.rate < MOST_STRANGE else None
 
-    def clean(self, cost: Tensor, fitted: tuple[float, ...]) -> Tensor:
-        if not fitted[0]:
+    def clean(self, cost: Tensor, labels: Tensor, fitted: Strange | None) -> Tensor:
+        if fitted is None:
             return torch.ones_like(cost)
-        return torch.sigmoid(torch.from_numpy(self._odds(cost.numpy(), *fitted)))
-
-    def _odds(self, cost: Array, rate: float, low: float, high: float, narrow: float, wide: float) -> Array:
-        # Densities of unlike spreads cross again further out, which says nothing: the odds stay as at the upper mean.
-        # Without that a long tail passes for a second part of its own; with it the second part dwindles to nothing.
-        seen = np.minimum(cost, high)
-        density = ((seen - high) / wide) ** 2 / 2 - ((seen - low) / narrow) ** 2 / 2 + math.log(wide / narrow)
-        return np.where(cost < low, SURE, density + math.log((1 - rate) / rate))
+        low, narrow = fitted.low[labels.numpy()], fitted.narrow[labels.numpy()]
+        return torch.sigmoid(torch.from_numpy(fitted.odds(cost.numpy(), low, narrow)))
 
 
-def _moments(values: Array, share: Array) -> tuple[float, float]:
-    """Mean and spread of values by their share."""
-    mean = float((share * values).sum() / share.sum())
-    return mean, math.sqrt(float((share * (values - mean) ** 2).sum() / share.sum()) + LEAST_SPREAD**2)
+def _moments(values: Array, share: Array, like: tuple[Array, Array] | None = None) -> tuple[Array, Array]:
+    """Mean and spread [...] of values [n] by shares [..., n], and of `POOLED` more that lie like another mean and
+    spread."""
+    mean, spread, more = (*like, POOLED) if like else (np.float64(0), np.float64(0), 0.0)
+    total = share.sum(axis=-1) + more
+    own = ((share * values).sum(axis=-1) + more * mean) / total
+    about = (share * (values - own[..., None]) ** 2).sum(axis=-1) + more * (spread**2 + (mean - own) ** 2)
+    return own, np.sqrt(about / total + LEAST_SPREAD**2)
 
 
 def with_prior(bad: Array | float, number: Array | float) -> Array:

@@ -12,12 +12,12 @@ import torch
 from geomloss import SamplesLoss
 from sklearn.datasets import make_classification, make_regression
 from sklearn.metrics import roc_auc_score
-from torch import nn
+from torch import Tensor, nn
 
 from raydelt.errors import InputError, SpecError
 from raydelt.valuation.exchange import gathered, in_order
 from raydelt.valuation.lossval import LossVal, Training, lossval
-from raydelt.valuation.posterior import StrangeFeatures, WrongLabels, WrongTargets
+from raydelt.valuation.posterior import Strange, StrangeFeatures, WrongLabels, WrongTargets
 from raydelt.valuation.problem import Problem, Values
 from raydelt.valuation.shards import at_once, neighbourhood
 from raydelt.valuation.sinkhorn import Divergence, Target
@@ -215,21 +215,56 @@ def test_the_mixture_of_targets_finds_rate_and_spread() -> None:
     assert abs(clean[wrong].mean()) < abs(clean[~wrong].mean()) - 0.5
 
 
+def strangeness(cost: Tensor, labels: Tensor) -> tuple[Strange | None, Tensor]:
+    mixture = StrangeFeatures(int(labels.max()) + 1)
+    fitted = mixture.fit(mixture.counts(cost, labels))
+    return fitted, mixture.clean(cost, labels, fitted)
+
+
 def test_one_skewed_part_is_not_taken_for_two() -> None:
-    rng, mixture = np.random.default_rng(0), StrangeFeatures()
+    rng = np.random.default_rng(0)
     one = torch.from_numpy(rng.normal(size=5000) * 0.3)
-    assert bool((mixture.clean(one, mixture.fit(mixture.counts(one))) == 1).all())
+    fitted, clean = strangeness(one, torch.zeros(5000).long())
+    assert fitted is None
+    assert bool((clean == 1).all())
     two = torch.cat([one, torch.from_numpy(2 + 0.2 * rng.normal(size=500))])
-    assert abs(mixture.fit(mixture.counts(two))[0] - 1 / 11) < 0.01
+    fitted, _ = strangeness(two, torch.zeros(5500).long())
+    assert fitted is not None
+    assert abs(fitted.rate - 1 / 11) < 0.01
+
+
+def test_a_class_that_scatters_more_is_not_strange() -> None:
+    rng = np.random.default_rng(0)
+    labels = torch.from_numpy(rng.integers(0, 5, 5000))
+    cost = torch.from_numpy(rng.normal(size=5000) * 0.2 + np.where(labels == 0, 1.2, 0.0))
+    fitted, clean = strangeness(cost, labels)
+    assert float(clean.mean()) > 0.99
+    strange = torch.from_numpy(rng.random(5000) < 0.1)
+    fitted, clean = strangeness(torch.where(strange, 3 + cost / 2, cost), labels)
+    assert fitted is not None
+    np.testing.assert_allclose(fitted.low, [1.2, 0, 0, 0, 0], atol=0.06)
+    assert abs(fitted.rate - float(strange.double().mean())) < 0.01
+    assert float((clean[labels == 0] > 0.5).eq(~strange[labels == 0]).double().mean()) > 0.99
+
+
+def test_a_class_of_few_rows_scatters_like_all() -> None:
+    rng = np.random.default_rng(0)
+    labels = torch.cat([torch.zeros(2000), torch.ones(1)]).long()
+    cost = torch.from_numpy(np.concatenate([rng.normal(size=2000) * 0.2, [4.0]]))
+    cost[:100] += 4
+    fitted, clean = strangeness(cost, labels)
+    assert fitted is not None
+    np.testing.assert_allclose(fitted.low[1], fitted.low[0], atol=0.02)
+    assert float(clean[-1]) < 0.01
 
 
 def test_copies_do_not_make_the_other_rows_strange() -> None:
     """The copies are a part of their own, far below the rest."""
     x = torch.from_numpy(np.random.default_rng(0).normal(size=(300, 6)))
     x[:60] = x[240:]
-    cost, mixture = neighbourhood(x, np.arange(300), x, np.arange(300), 1), StrangeFeatures()
+    cost = neighbourhood(x, np.arange(300), x, np.arange(300), 1)
     assert bool(torch.isfinite(cost).all())
-    assert bool((mixture.clean(cost, mixture.fit(mixture.counts(cost))) > 0.5).all())
+    assert bool((strangeness(cost, torch.zeros(300).long())[1] > 0.5).all())
     same = torch.ones(20, 3, dtype=torch.float64)
     assert bool(torch.isfinite(neighbourhood(same, np.arange(20), same, np.arange(20), 5)).all())
 
