@@ -28,7 +28,7 @@ class EarlyStop(Section):
 
 
 class Track(Section):
-    """Where metrics go besides the console: TensorBoard files in the run directory, an MLflow server or folder."""
+    """Where metrics go besides the console: TensorBoard files in the run directory, an MLflow server or database."""
 
     tensorboard: bool = False
     mlflow: str | None = None

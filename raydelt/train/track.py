@@ -1,4 +1,4 @@
-"""Metrics while a training runs: TensorBoard files below the run directory, or an MLflow server or folder.
+"""Metrics while a training runs: TensorBoard files below the run directory, or an MLflow server or database.
 
 The first worker writes them. A training that goes on from a checkpoint writes the steps since then once more, under
 the same numbers, so nothing is counted twice. Cost: a few numbers every `steps / 20` steps.
@@ -6,6 +6,7 @@ the same numbers, so nothing is counted twice. Cost: a few numbers every `steps 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -14,6 +15,7 @@ from raydelt.errors import SpecError
 from raydelt.storage import Stage
 
 FOLDER = "tensorboard"
+RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 
 
 class Tracker(Protocol):
@@ -80,12 +82,32 @@ def check(track: Track, *, local: bool) -> None:
     """Refuse what could not be written.
 
     Raises:
-        SpecError: MLflow is not installed, or TensorBoard files are asked for in an object store.
+        SpecError: MLflow is not installed or does not answer, or TensorBoard files are asked for in an object store.
     """
     if track.tensorboard and not local:
         raise SpecError("train.track.tensorboard needs a local output: set train.track.mlflow, or a local `output`")
     if track.mlflow is not None:
-        _mlflow()
+        _ask(track.mlflow)
+
+
+def _ask(uri: str) -> None:
+    """Find out in seconds what MLflow would try for minutes, or would find out only when the training begins."""
+    client_of = _mlflow()
+    before = os.environ.get(RETRIES)
+    os.environ[RETRIES] = "1"
+    try:
+        client_of(tracking_uri=uri).search_experiments(max_results=1)
+    except Exception as error:
+        # Databases, servers and their libraries raise classes of their own.
+        told = str(error).splitlines()[0].partition(". ")[0]
+        raise SpecError(
+            f"train.track.mlflow {uri!r} cannot be used ({told}): give the address of an MLflow server that runs, or "
+            "a database, such as sqlite:///mlflow.db"
+        ) from error
+    finally:
+        os.environ.pop(RETRIES)
+        if before is not None:
+            os.environ[RETRIES] = before
 
 
 def _mlflow() -> Any:

@@ -127,8 +127,9 @@ def test_a_model_that_is_cut_up_among_workers_learns_the_same(model: str, source
     )
 
 
+@pytest.mark.slow
 def test_a_model_that_is_cut_up_goes_on_after_a_worker_is_killed(model: str, source: str, tmp_path: Path) -> None:
-    recipe = TRAIN["recipe"] | {"steps": 200}
+    recipe = TRAIN["recipe"] | {"steps": 100}
     train = TRAIN | {"recipe": recipe, "seeds": [0], "baselines": [], "workers": 2, "parallel": "fsdp"}
     train |= {"precision": "float64"}
     [whole] = facts(language_spec(source, tmp_path / "whole", model, train=train))["results"]
@@ -143,22 +144,10 @@ def test_a_model_that_is_cut_up_goes_on_after_a_worker_is_killed(model: str, sou
     watcher.join(timeout=5)
     assert killed, "no worker was killed: the test proved nothing"
     np.testing.assert_allclose(found["curve"], whole["curve"], rtol=1e-9)
-    assert found["chain"]["head"] == whole["chain"]["head"]
-
-
-def test_metrics_go_to_mlflow_where_the_spec_asks_for_it(model: str, source: str, tmp_path: Path) -> None:
-    from mlflow import MlflowClient
-
-    place = (tmp_path / "mlflow").as_uri()
-    train = TRAIN | {"seeds": [0], "baselines": [], "evaluate_every": 10, "track": {"mlflow": place}}
-    [found] = facts(language_spec(source, tmp_path / "out", model, train=train))["results"]
-    client = MlflowClient(tracking_uri=place)
-    experiment = client.get_experiment_by_name("small")
-    [run] = client.search_runs([experiment.experiment_id])
-    assert run.info.run_name == "selected-0"
-    assert run.info.status == "FINISHED"
-    history = client.get_metric_history(run.info.run_id, "train/loss")
-    assert [[point.step, point.value] for point in history] == found["curve"]
+    chains = [
+        json.loads((tmp_path / at / "model" / "order-certificate.json").read_text()) for at in ("whole", "killed")
+    ]
+    assert chains[0]["chains"][0]["head"] == chains[1]["chains"][0]["head"]
 
 
 @pytest.mark.parametrize("merge", [True, False])
@@ -191,7 +180,6 @@ def test_documents_that_cannot_be_used_are_in_no_arm(model: str, source: str, tm
         ({"train": TRAIN | {"precision": "float16"}}, "train.precision float16 needs GPUs: use bfloat16"),
         ({"train": TRAIN | {"lora": {"targets": ["nothing"]}}}, r"train.lora.targets \['nothing'\] do not fit"),
         ({"train": TRAIN | {"evaluate_every": 5}, "corpus": None}, "train.evaluate_every looks at the validation"),
-        ({"train": TRAIN | {"track": {"mlflow": "file:///nowhere"}}}, "train.track.mlflow needs MLflow"),
     ],
 )
 def test_what_cannot_be_trained_is_told_in_one_sentence(
