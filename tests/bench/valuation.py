@@ -1,9 +1,9 @@
 """Values of training data on real sets, against noise that is known: every method by the measures of OpenDataVal.
 
 1,000 training, 100 validation and at most 3,000 test examples; label, feature and mixed noise at 5, 10, 15 and 20 %,
-on the validation set too. Settings of LossVal were chosen on optdigits, penbased and texture, which are not here. F1
-of the lower of two clusters, AUROC, CPU seconds on one thread; for label noise also the area under the removal curve,
-most valuable first (lower is better), of a logistic regression. `BENCH_SEEDS` seeds (5). Needs `make assets`.
+on the validation set too. Settings of LossVal were chosen on `valued.TUNING`, sets which are not here. F1 of the lower
+of two clusters, AUROC, CPU seconds on one thread; for label noise also the area under the removal curve, most valuable
+first (lower is better), of a logistic regression. `BENCH_SEEDS` seeds (5). Needs `make assets`.
 """
 
 from __future__ import annotations
