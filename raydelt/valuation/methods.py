@@ -33,13 +33,15 @@ class Valuation(ScorerConfig):
     """Base of the specs of valuations; one piece unless a method says otherwise."""
 
     by_validation: ClassVar[bool] = True
+    # Of the method; raised whenever the same spec gives other values.
+    version: ClassVar[str] = "1"
 
     def build(self) -> Valued:
-        return Valued(self.kind, (self.kind,), VALIDATED if self.by_validation else VALUED)
+        return Valued(self.kind, (self.kind,), VALIDATED if self.by_validation else VALUED, self.version)
 
     def lasting(self) -> dict[str, Any]:
         """What the values depend on."""
-        return self.model_dump(mode="json")
+        return self.model_dump(mode="json") | {"version": self.version}
 
     def pieces(self, validation: int) -> int:
         """Into how many pieces the work falls, for so many validation examples."""
@@ -70,6 +72,7 @@ class LossValConfig(Valuation):
     The values depend on the number of shards, and not on that of the workers.
     """
 
+    version: ClassVar[str] = "2"
     kind: Literal["lossval"] = "lossval"
     mode: Literal["normalised", "reference"] = "normalised"
     shards: Annotated[int, Field(ge=1)] = 1
@@ -95,7 +98,7 @@ class LossValConfig(Valuation):
         return LossVal(**self.model_dump(exclude={"kind", "workers"}))
 
     def lasting(self) -> dict[str, Any]:
-        return self.model_dump(mode="json", exclude={"workers"})
+        return {name: value for name, value in super().lasting().items() if name != "workers"}
 
     def piece(self, problem: Problem, index: int, *, seed: int) -> Array:
         from raydelt.valuation.lossval import lossval
@@ -177,7 +180,7 @@ class Valued:
     name: str
     columns: tuple[str, ...]
     needs: frozenset[Need]
-    version: str = "1"
+    version: str
     higher_is_better: bool = True
 
     def fit(self, reduce: Callable[[Reducer[Any, Any]], Any], context: ScoringContext) -> None:
