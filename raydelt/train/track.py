@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from raydelt.config import Track
 from raydelt.errors import SpecError
 from raydelt.storage import Stage
+from raydelt.storage.places import masked
 
 FOLDER = "tensorboard"
 RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
@@ -99,10 +100,10 @@ def _ask(uri: str) -> None:
         client_of(tracking_uri=uri).search_experiments(max_results=1)
     except Exception as error:
         # Databases, servers and their libraries raise classes of their own.
-        told = str(error).splitlines()[0].partition(". ")[0]
+        told = (str(error) or type(error).__name__).splitlines()[0].partition(". ")[0]
         raise SpecError(
-            f"train.track.mlflow {uri!r} cannot be used ({told}): give the address of an MLflow server that runs, or "
-            "a database, such as sqlite:///mlflow.db"
+            f"train.track.mlflow {masked(uri)!r} cannot be used ({masked(told)}): give the address of an MLflow "
+            "server that runs, or a database, such as sqlite:///mlflow.db"
         ) from error
     finally:
         os.environ.pop(RETRIES)

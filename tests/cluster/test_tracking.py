@@ -83,6 +83,12 @@ def test_a_place_that_cannot_be_used_is_told_at_once(place: str) -> None:
         track.check(Track(mlflow=place), local=True)
 
 
+def test_what_a_place_holds_of_credentials_is_not_told() -> None:
+    with pytest.raises(SpecError, match="cannot be used") as raised:
+        track.check(Track(mlflow="http://somebody:hunter2@127.0.0.1:9"), local=True)
+    assert "hunter2" not in str(raised.value)
+
+
 def test_mlflow_that_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mlflow", None)
     with pytest.raises(SpecError, match="needs MLflow: pip install"):
