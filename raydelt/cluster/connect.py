@@ -58,7 +58,11 @@ def connected(spec: Cluster) -> Iterator[None]:
             "_node_ip_address": "127.0.0.1",
         }
     try:
-        _start(options, _runtime_environment(embedded), STARTS if embedded else 1)
+        if embedded:
+            with _inherited(PYTHONPATH=_search_path()):
+                _start(options, STARTS)
+        else:
+            _start(options | {"runtime_env": _runtime_environment()}, 1)
     except AuthenticationError as error:
         raise InputError(tokens.told(address, error)) from None
     except (ConnectionError, ValueError) as error:
@@ -74,11 +78,11 @@ def connected(spec: Cluster) -> Iterator[None]:
         ray.shutdown()
 
 
-def _start(options: dict[str, Any], environment: dict[str, Any], attempts: int) -> None:
+def _start(options: dict[str, Any], attempts: int) -> None:
     """Start Ray or connect to it; a node of its own that is not up after Ray's half a minute is tried again."""
     for attempt in range(attempts):
         try:
-            ray.init(logging_level=logging.ERROR, runtime_env=environment, **options)
+            ray.init(logging_level=logging.ERROR, **options)
             return
         except Exception as error:
             # Ray raises no narrower class for this.
@@ -106,22 +110,43 @@ def _check_reachable(address: str) -> None:
         ) from error
 
 
-def _runtime_environment(embedded: bool) -> dict[str, Any]:
-    """What workers need to import what the driver can, to stay quiet, and to reach the stores that it reaches.
+def _search_path() -> str:
+    """Where this process imports from, so that workers can import the same."""
+    return os.pathsep.join(path for path in sys.path if path and os.path.isdir(path))
+
+
+@contextlib.contextmanager
+def _inherited(**variables: str) -> Iterator[None]:
+    """Variables that every process which is started meanwhile inherits.
+
+    An embedded Ray takes what its workers need this way: in a runtime environment it costs each of them a second
+    start of Python, and the workers that Ray starts ahead are of no use.
+    """
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _runtime_environment() -> dict[str, Any]:
+    """What the workers of a cluster need to import what the driver can, and to reach the stores that it reaches.
 
     Ray writes a runtime environment into logs and command lines, so credentials go another way: in a function that
-    each worker of this job fetches and calls as it starts. Workers of an embedded Ray inherit them.
+    each worker of this job fetches and calls as it starts.
     """
-    paths = [path for path in sys.path if path and os.path.isdir(path)]
-    variables = {"PYTHONPATH": os.pathsep.join(paths), "RAY_TRAIN_V2_ENABLED": "1"}
-    found: dict[str, Any] = {"env_vars": variables}
-    if not embedded:
-        plain, secret = access.of_this_process()
-        # What the job was submitted with holds already, and Ray refuses to be told twice.
-        job = json.loads(os.environ.get(JOB_CONFIG, "{}")).get("runtime_env") or {}
-        found["env_vars"] = {n: v for n, v in (variables | plain).items() if n not in job.get("env_vars", {})}
-        if secret:
-            found["worker_process_setup_hook"] = access.giver(secret)
+    plain, secret = access.of_this_process()
+    # What the job was submitted with holds already, and Ray refuses to be told twice.
+    job = json.loads(os.environ.get(JOB_CONFIG, "{}")).get("runtime_env") or {}
+    variables = {"PYTHONPATH": _search_path()} | plain
+    found: dict[str, Any] = {"env_vars": {n: v for n, v in variables.items() if n not in job.get("env_vars", {})}}
+    if secret:
+        found["worker_process_setup_hook"] = access.giver(secret)
     return found
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from typing import Any
 
 import pytest
@@ -30,19 +32,29 @@ def test_a_slow_start_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = failing(
         monkeypatch, [Exception(SLOW), RuntimeError(b"Timed out while waiting for GCS to become available.")]
     )
-    connect._start({"num_cpus": 1}, {}, 3)
+    connect._start({"num_cpus": 1}, 3)
     assert [options["num_cpus"] for options in asked] == [1, 1, 1]
 
 
 def test_it_is_given_up_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = failing(monkeypatch, [Exception(SLOW)] * 3)
     with pytest.raises(InputError, match="did not start on this machine within half a minute, 3 times"):
-        connect._start({}, {}, 3)
+        connect._start({}, 3)
     assert len(asked) == 3
 
 
 def test_another_fault_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = failing(monkeypatch, [ValueError("no such option")])
     with pytest.raises(ValueError, match="no such option"):
-        connect._start({}, {}, 3)
+        connect._start({}, 3)
     assert len(asked) == 1
+
+
+def test_what_workers_inherit_is_taken_back_also_after_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", "/before")
+    monkeypatch.delenv("COLOUR", raising=False)
+    with contextlib.suppress(ValueError), connect._inherited(PYTHONPATH="/now", COLOUR="mauve"):
+        assert (os.environ["PYTHONPATH"], os.environ["COLOUR"]) == ("/now", "mauve")
+        raise ValueError("no such option")
+    assert os.environ["PYTHONPATH"] == "/before"
+    assert "COLOUR" not in os.environ
