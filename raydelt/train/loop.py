@@ -96,6 +96,7 @@ def _trained(work: Work, replicate: Replicate, state: dict[str, Any], progress: 
     metrics = training.metrics(work.test_files)
     own = {"arm": replicate.arm, "seed": replicate.seed, "rows": replicate.order.rows}
     told = {key: state[key] for key in ("seconds", "curve", "evaluations")} | {"steps": state["step"]}
+    told["untracked"] = training.untracked
     files = [asdict(part) for part in training.kept_files()] if replicate.keep_model else []
     chain = {"arm": replicate.arm, "seed": replicate.seed} | chain
     return own | told | {"kept": state["kept"], "files": files, "chain": chain} | metrics

@@ -7,6 +7,7 @@ Cost: (1 + baselines) x seeds trainings; the worker group starts once.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ from raydelt.train.loop import Replicate, Work, train_worker
 from raydelt.train.reader import read_ordered
 
 LOG = "training-log.jsonl"
+log = logging.getLogger(__name__)
 
 
 def train_and_compare(
@@ -50,6 +52,9 @@ def train_and_compare(
     if metrics.get("failed"):
         raise InputError(metrics["failed"])
     results: list[dict[str, Any]] = metrics["results"]
+    for result in results:
+        for told in result.get("untracked", []):
+            log.warning("train.track: metrics of %s-%s are lost %s", result["arm"], result["seed"], told)
     sides = _sides(config, ordered, stage, results)
     manifest = stage.publish([], _facts(config, results, work.steps), sides)
     forget_job(stage)

@@ -1,13 +1,15 @@
 """Metrics while a training runs: TensorBoard files below the run directory, or an MLflow server or database.
 
 The first worker writes them. A training that goes on from a checkpoint writes the steps since then once more, under
-the same numbers, so nothing is counted twice. Cost: a few numbers every `steps / 20` steps.
+the same numbers, so nothing is counted twice. Cost: a few numbers every `steps / 20` steps. A tracker that fails while
+a training runs is left out from then on, and the run says so: metrics are not worth a training.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from raydelt.config import Track
@@ -17,6 +19,8 @@ from raydelt.storage.places import masked
 
 FOLDER = "tensorboard"
 RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+# MLflow waits twice as long each time: its own seven retries would hold up a training for minutes.
+RETRIES_WITHIN = "3"
 
 
 class Tracker(Protocol):
@@ -53,6 +57,7 @@ class MLflow:
 
     def __init__(self, uri: str, experiment: str, name: str, key: str) -> None:
         client_of = _mlflow()
+        os.environ.setdefault(RETRIES, RETRIES_WITHIN)
         self.client = client_of(tracking_uri=uri)
         found = self.client.get_experiment_by_name(experiment)
         place = found.experiment_id if found else self.client.create_experiment(experiment)
@@ -69,14 +74,47 @@ class MLflow:
         self.client.set_terminated(self.run)
 
 
-def trackers(track: Track, stage: Stage, experiment: str, name: str, step: int) -> list[Tracker]:
+class Tracking:
+    """The trackers of one training, from a step on; `lost` tells of those that failed."""
+
+    def __init__(self, makers: Sequence[Callable[[], Tracker]], step: int) -> None:
+        self.lost: list[str] = []
+        self._live: list[Tracker] = []
+        for make in makers:
+            self._try(partial(self._begin, make), step)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Keep these values of a step."""
+        for tracker in list(self._live):
+            if not self._try(partial(tracker.log, step, values), step):
+                self._live.remove(tracker)
+
+    def close(self, step: int) -> None:
+        """Write out what is left."""
+        for tracker in self._live:
+            self._try(tracker.close, step)
+
+    def _begin(self, make: Callable[[], Tracker]) -> None:
+        self._live.append(make())
+
+    def _try(self, act: Callable[[], object], step: int) -> bool:
+        try:
+            act()
+        except Exception as error:
+            # Servers, databases, disks and their libraries raise classes of their own.
+            self.lost.append(f"from step {step} on ({_reason(error)})")
+            return False
+        return True
+
+
+def tracking(track: Track, stage: Stage, experiment: str, name: str, step: int) -> Tracking:
     """Whatever the spec asks for."""
-    found: list[Tracker] = []
+    makers: list[Callable[[], Tracker]] = []
     if track.tensorboard:
-        found.append(TensorBoard(stage, name, step))
+        makers.append(partial(TensorBoard, stage, name, step))
     if track.mlflow is not None:
-        found.append(MLflow(track.mlflow, experiment, name, f"{stage.fingerprint[:10]}-{name}"))
-    return found
+        makers.append(partial(MLflow, track.mlflow, experiment, name, f"{stage.fingerprint[:10]}-{name}"))
+    return Tracking(makers, step)
 
 
 def check(track: Track, *, local: bool) -> None:
@@ -100,15 +138,19 @@ def _ask(uri: str) -> None:
         client_of(tracking_uri=uri).search_experiments(max_results=1)
     except Exception as error:
         # Databases, servers and their libraries raise classes of their own.
-        told = (str(error) or type(error).__name__).splitlines()[0].partition(". ")[0]
         raise SpecError(
-            f"train.track.mlflow {masked(uri)!r} cannot be used ({masked(told)}): give the address of an MLflow "
+            f"train.track.mlflow {masked(uri)!r} cannot be used ({_reason(error)}): give the address of an MLflow "
             "server that runs, or a database, such as sqlite:///mlflow.db"
         ) from error
     finally:
         os.environ.pop(RETRIES)
         if before is not None:
             os.environ[RETRIES] = before
+
+
+def _reason(error: Exception) -> str:
+    """The first sentence of an error, without credentials."""
+    return masked((str(error) or type(error).__name__).splitlines()[0].partition(". ")[0])
 
 
 def _mlflow() -> Any:

@@ -32,7 +32,7 @@ from raydelt.train.learners import EVALUATED_ROWS, Learner, evaluate
 from raydelt.train.parallel import adding, load_weights, restore, states, summed, weights_of, wrapped
 from raydelt.train.plan import Plan
 from raydelt.train.reader import Batch, OrderedReader
-from raydelt.train.track import Tracker, trackers
+from raydelt.train.track import Tracking, tracking
 
 CURVE_POINTS = 20
 BEST = "best"
@@ -90,6 +90,7 @@ class Training:
     workers: int
     advance: Callable[[int], Any] | None
     save: Callable[[State], None]
+    untracked: list[str] = field(default_factory=list)
     _fed: list[Array] = field(default_factory=list, repr=False)
     _shares: list[float] = field(default_factory=list, repr=False)
 
@@ -115,7 +116,7 @@ class Training:
         self._go_on_from(state)
         started, before = time.perf_counter(), state["seconds"]
         every = max(1, self.steps // CURVE_POINTS)
-        tracked = self._trackers(state["step"])
+        tracked = self._tracking(state["step"])
         self.learner.module.train()
         while state["step"] < self.steps and not self._has_stalled(state):
             self._shares.append(self._step(state["step"]))
@@ -129,8 +130,8 @@ class Training:
             if step % self.spec.checkpoint_every == 0 and step < self.steps:
                 self._checkpoint(state)
         self._take_over(state)
-        for tracker in tracked:
-            tracker.close()
+        tracked.close(state["step"])
+        self.untracked = tracked.lost
         if state["best"] is not None:
             load_weights(self.learner.module, state["best"]["model"], self.spec.parallel)
         return self._chain(state)
@@ -172,10 +173,10 @@ class Training:
         self._fed.append(digest)
         return share
 
-    def _trackers(self, step: int) -> list[Tracker]:
+    def _tracking(self, step: int) -> Tracking:
         if self.worker > 0:
-            return []
-        return trackers(self.spec.track, self.stage, self.config.name, self.name, step)
+            return Tracking([], step)
+        return tracking(self.spec.track, self.stage, self.config.name, self.name, step)
 
     def _seed(self, seed: int) -> None:
         # torch.manual_seed queues a call with its stack for GPUs that are not there, at every step.
@@ -196,7 +197,7 @@ class Training:
         half = HALF.get(self.spec.precision)
         return nullcontext() if half is None else torch.autocast(self.learner.device.partition(":")[0], dtype=half)
 
-    def _note(self, state: State, tracked: Sequence[Tracker]) -> None:
+    def _note(self, state: State, tracked: Tracking) -> None:
         """A point of the curve: the mean loss since the last one."""
         self._take_over(state)
         (total, count), step = state["window"], state["step"]
@@ -206,17 +207,15 @@ class Training:
             self.advance(count)
         if not math.isfinite(loss):
             raise Unanimous(f"training of {self.name} diverged by step {step}: lower train.recipe.lr")
-        for tracker in tracked:
-            tracker.log(step, {"train/loss": loss, "train/lr": self.optimiser.param_groups[0]["lr"]})
+        tracked.log(step, {"train/loss": loss, "train/lr": self.optimiser.param_groups[0]["lr"]})
 
-    def _evaluate(self, state: State, tracked: Sequence[Tracker]) -> None:
+    def _evaluate(self, state: State, tracked: Tracking) -> None:
         """Look at the validation split, and keep the weights if they are the best so far."""
         if self.validation is None:
             self.validation = self._held_out(self.validation_files)
         found = self._measured(self.validation)
         state["evaluations"].append([state["step"], found])
-        for tracker in tracked:
-            tracker.log(state["step"], {f"validation/{name}": value for name, value in found.items()})
+        tracked.log(state["step"], {f"validation/{name}": value for name, value in found.items()})
         if not (self.spec.keep_best or self.spec.early_stop):
             return
         if self.keep_model and self.spec.keep_best:
