@@ -69,6 +69,8 @@ def fake_cluster() -> dict[str, Any]:
             "type": "fake_multinode",
             "head_node_id": FAKE_HEAD_NODE_ID,
             "disable_node_updaters": True,
+            # Nodes of one machine have one address: without this all but one pass for nodes that never start.
+            "use_node_id_as_ip": True,
         },
         "head_node_type": "ray.head.default",
         "available_node_types": {
