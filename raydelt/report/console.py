@@ -155,6 +155,8 @@ def lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
     rows = [("kept", f"{selection['kept']} of {selection['of']} examples ({share})")]
     if "plan" in selection:
         rows.append(("ratio", planned(selection["plan"])))
+    if "left_out" in selection:
+        rows.append(("left out", f"{selection['left_out']['retired']} examples that the monitor retired"))
     if selection["noise"] is not None:
         noise = selection["noise"]
         told = f"{percent(noise['share'], 1)} of what is kept lies within its own standard error of the cut"

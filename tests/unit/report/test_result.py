@@ -132,6 +132,15 @@ def test_plain_output_is_aligned_lines(finished: Callable[..., Any], capsys: pyt
     assert lines[-1].endswith(store.path("report/index.html"))
 
 
+def test_who_rests_is_counted_only_where_anybody_may(finished: Callable[..., Any]) -> None:
+    summary = finished().summary()
+    assert "left out" not in dict(console.lines(summary))
+    assert "the monitor retired" not in render(summary)
+    summary["selection"]["left_out"] = {"retired": 1200}
+    assert dict(console.lines(summary))["left out"] == "1200 examples that the monitor retired"
+    assert "left out: 1,200 that the monitor retired" in render(summary)
+
+
 def test_a_terminal_gets_a_table(
     finished: Callable[..., Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
