@@ -32,6 +32,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 from ray.cluster_utils import Cluster
@@ -194,9 +195,9 @@ def _scores(place: Place) -> Manifest:
     return manifest
 
 
-def _ids(place: Place, manifest: Manifest) -> Array:
+def _ids(place: Place, manifest: Manifest) -> pa.ChunkedArray:
     files = [place.folder / part.file for part in manifest.parts]
-    return np.concatenate([pq.read_table(file, columns=["example_id"])["example_id"].to_numpy() for file in files])
+    return pa.concat_tables([pq.read_table(file, columns=["example_id"]) for file in files])["example_id"]
 
 
 def overhead(place: Place) -> float:
@@ -219,8 +220,8 @@ def compare(chaos: Chaos, quiet: Place, place: Place) -> dict[str, float]:
     ids, known = _ids(place, found), _ids(quiet, expected)
     pairs = zip(expected.parts, found.parts, strict=True)
     return {
-        "lost": len(np.setdiff1d(known, ids)),
-        "doubled": len(ids) - len(np.unique(ids)),
+        "lost": len(known) - pc.sum(pc.is_in(known, value_set=ids.combine_chunks())).as_py(),
+        "doubled": len(ids) - pc.count_distinct(ids).as_py(),
         "stale": sum(one.digest != other.digest for one, other in pairs),
         "redone": chaos.scored() / expected.rows - 1,
     }
