@@ -260,10 +260,10 @@ def main() -> None:
             where = f"s3, {faults} requests failed" if index % 2 else "local"
             print(f"run {index:2} ({where}): " + ", ".join(f"{k} {v:.3g}" for k, v in found[-1].items()), flush=True)
             shutil.rmtree(place.folder)
-        worst = {key: max(one[key] for one in found) for key in found[0]}
-        print(
-            f"worst of {RUNS} runs: " + ", ".join(f"{k} {v:.3g}" for k, v in worst.items()) + " (bars 0, 0, 0, 0.15)"
-        )
+        if found:
+            worst = {key: max(one[key] for one in found) for key in found[0]}
+            told = ", ".join(f"{key} {value:.3g}" for key, value in worst.items())
+            print(f"worst of {RUNS} runs: {told} (bars 0, 0, 0, 0.15)")
 
 
 if __name__ == "__main__":
