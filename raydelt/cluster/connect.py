@@ -15,6 +15,7 @@ import ray
 import ray.data
 from ray.exceptions import AuthenticationError
 
+from raydelt import environment
 from raydelt.cluster.resources import may_grow_to
 from raydelt.config import Cluster
 from raydelt.errors import InputError, SpecError
@@ -59,7 +60,9 @@ def connected(spec: Cluster) -> Iterator[None]:
         }
     try:
         if embedded:
-            with _inherited(PYTHONPATH=_search_path()):
+            # In a runtime environment this would cost every worker a second start of Python, and the workers that Ray
+            # starts ahead would be of no use.
+            with environment.having(PYTHONPATH=_search_path()):
                 _start(options, STARTS)
         else:
             _start(options | {"runtime_env": _runtime_environment()}, 1)
@@ -113,25 +116,6 @@ def _check_reachable(address: str) -> None:
 def _search_path() -> str:
     """Where this process imports from, so that workers can import the same."""
     return os.pathsep.join(path for path in sys.path if path and os.path.isdir(path))
-
-
-@contextlib.contextmanager
-def _inherited(**variables: str) -> Iterator[None]:
-    """Variables that every process which is started meanwhile inherits.
-
-    An embedded Ray takes what its workers need this way: in a runtime environment it costs each of them a second
-    start of Python, and the workers that Ray starts ahead are of no use.
-    """
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def _runtime_environment() -> dict[str, Any]:

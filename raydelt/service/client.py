@@ -27,6 +27,7 @@ from ray.dashboard.utils import get_address_for_submission_client
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobSubmissionClient
 
+from raydelt import environment
 from raydelt.errors import InputError, SpecError
 from raydelt.service import tokens
 from raydelt.service.identity import shown
@@ -101,7 +102,8 @@ def connect(address: str) -> Client:
         _check_reachable(address)
     for name in ("ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    with plain(address), _aimed_at(address):
+    # So that an address that was asked for stands: Ray prefers the one in the environment.
+    with plain(address), environment.having(**{OVERRIDES: address}):
         try:
             url = os.environ[OVERRIDES] = _url(address)
             return Client(url)
@@ -119,19 +121,6 @@ def _url(address: str) -> str:
             return f"http://{address}"
     url: str = get_address_for_submission_client(address)
     return url
-
-
-@contextlib.contextmanager
-def _aimed_at(address: str) -> Iterator[None]:
-    """Let an address that was asked for stand: Ray prefers the one in the environment."""
-    earlier = os.environ.get(OVERRIDES)
-    os.environ[OVERRIDES] = address
-    try:
-        yield
-    finally:
-        os.environ.pop(OVERRIDES)
-        if earlier is not None:
-            os.environ[OVERRIDES] = earlier
 
 
 def _check_reachable(address: str) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
+from raydelt import environment
 from raydelt.config import Track
 from raydelt.errors import SpecError
 from raydelt.storage import Stage
@@ -132,20 +133,15 @@ def check(track: Track, *, local: bool) -> None:
 def _ask(uri: str) -> None:
     """Find out in seconds what MLflow would try for minutes, or would find out only when the training begins."""
     client_of = _mlflow()
-    before = os.environ.get(RETRIES)
-    os.environ[RETRIES] = "1"
     try:
-        client_of(tracking_uri=uri).search_experiments(max_results=1)
+        with environment.having(**{RETRIES: "1"}):
+            client_of(tracking_uri=uri).search_experiments(max_results=1)
     except Exception as error:
         # Databases, servers and their libraries raise classes of their own.
         raise SpecError(
             f"train.track.mlflow {masked(uri)!r} cannot be used ({_reason(error)}): give the address of an MLflow "
             "server that runs, or a database, such as sqlite:///mlflow.db"
         ) from error
-    finally:
-        os.environ.pop(RETRIES)
-        if before is not None:
-            os.environ[RETRIES] = before
 
 
 def _reason(error: Exception) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from typing import Any
 
 import pytest
@@ -48,13 +46,3 @@ def test_another_fault_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(ValueError, match="no such option"):
         connect._start({}, 3)
     assert len(asked) == 1
-
-
-def test_what_workers_inherit_is_taken_back_also_after_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", "/before")
-    monkeypatch.delenv("COLOUR", raising=False)
-    with contextlib.suppress(ValueError), connect._inherited(PYTHONPATH="/now", COLOUR="mauve"):
-        assert (os.environ["PYTHONPATH"], os.environ["COLOUR"]) == ("/now", "mauve")
-        raise ValueError("no such option")
-    assert os.environ["PYTHONPATH"] == "/before"
-    assert "COLOUR" not in os.environ
